@@ -1,0 +1,336 @@
+"""One turn, from the user's message to the stored reply: steps 1 to 4 of the way of a turn.
+
+A reply is owned by the server, not by whoever listens: it goes on when the tab is closed, and its end is stored
+whatever happens to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import structlog
+
+from afterword.context import build_context, estimate_tokens
+from afterword.errors import AfterwordError, EpochChanged, InvalidInput, LedgerError, LLMUnavailable, NotFound
+from afterword.lanes import reconsolidate_job
+from afterword.ports import LLM, Message, Prompt
+from afterword.prompts import language_of, system_prompt
+from afterword.recall import Recalled
+from afterword.records import (
+    Filters,
+    Hit,
+    MemoryRecord,
+    NewReply,
+    NewTurn,
+    Receipt,
+    ReceiptItem,
+    Scope,
+    Turn,
+    checked_text,
+    hit_of,
+)
+from afterword.reply import Reply
+
+if TYPE_CHECKING:
+    from afterword.intake import Intake
+    from afterword.ports import Clock, Ledger, Policy
+    from afterword.recall import Recall
+
+log = structlog.get_logger(__name__)
+
+STORE_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ChatLimits:
+    """How much goes into a prompt, and how long a reply may take (seconds)."""
+
+    history_turns: int = 12
+    history_tokens: int = 2000
+    context_tokens: int = 1500
+    recall_limit: int = 8
+    first_token: float = 60.0
+    gap: float = 60.0
+    total: float = 600.0
+
+
+class OpenTurn:
+    """A kept message with what was recalled for it, waiting for a reply that somebody else makes."""
+
+    def __init__(self, chats: Chats, scope: Scope, epoch: int, turn: Turn, recalled: Recalled, context: str) -> None:
+        self.turn = turn
+        self.hits = recalled.hits
+        self.missed = recalled.missed
+        self.context = context
+        self._recalled = recalled
+        self._chats = chats
+        self._scope = scope
+        self._epoch = epoch
+
+    async def reply(self, text: str, *, cut: str | None = None) -> Turn:
+        """Hand in the reply. Raises `EpochChanged` after a reset, `InvalidInput` when there is one already."""
+        return await self._chats.store(
+            self._scope, self._epoch, self.turn, checked_text(text), cut, self._recalled, searchable=True
+        )
+
+
+class Chats:
+    """All replies under way in this process."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        intake: Intake,
+        recall: Recall,
+        llm: LLM,
+        clock: Clock,
+        policy: Policy,
+        limits: ChatLimits,
+    ) -> None:
+        self._ledger = ledger
+        self._intake = intake
+        self._recall = recall
+        self._llm = llm
+        self._clock = clock
+        self._policy = policy
+        self._limits = limits
+        self._live: dict[tuple[Scope, str], Reply] = {}
+        self._closed = False
+
+    # ── starting and finding replies ───────────────────────────────────────────────────────────────────────────────
+
+    async def start(self, scope: Scope, new: NewTurn) -> Reply:
+        """Keep the message, then let the reply begin. A `turn_id` that has a reply gives that reply."""
+        epoch, turn = await self._accept(scope, new)
+        return await self._begin(scope, epoch, turn)
+
+    async def open(self, scope: Scope, new: NewTurn) -> OpenTurn:
+        """Keep the message and recall, for a reply that comes from elsewhere."""
+        epoch, turn = await self._accept(scope, new)
+        history = await self._history(scope, turn)
+        recalled = await self._search(scope, turn, history)
+        context = self._context(turn, recalled)
+        return OpenTurn(self, scope, epoch, turn, recalled, context)
+
+    async def again(self, scope: Scope, turn_id: str) -> Reply:
+        """A reply to a kept message that has none, or only a cut one."""
+        turn = await self._ledger.turn(scope, turn_id)
+        if turn.role != "user":
+            raise InvalidInput(f"turn {turn_id} is a reply: name the message that it answers")
+        state = await self._ledger.state(scope)
+        return await self._begin(scope, state.epoch, turn)
+
+    def live(self, scope: Scope, chat_id: str) -> Reply | None:
+        """The newest reply under way in this chat."""
+        found = [r for (s, _), r in self._live.items() if s == scope and r.turn.chat_id == chat_id and not r.over]
+        return found[-1] if found else None
+
+    async def abandon(self, scope: Scope) -> None:
+        """End this scope's replies without storing anything (the scope is about to be erased)."""
+        await self._end_all([reply for (s, _), reply in self._live.items() if s == scope], "reset")
+
+    async def close(self) -> None:
+        """Take no more; store what was made of the replies under way, marked as cut by the shutdown."""
+        self._closed = True
+        await self._end_all(list(self._live.values()), "shutdown")
+
+    async def _end_all(self, replies: list[Reply], why: str) -> None:
+        for reply in replies:
+            reply.stop(why)
+        await asyncio.gather(*(reply.done() for reply in replies))
+
+    async def _accept(self, scope: Scope, new: NewTurn) -> tuple[int, Turn]:
+        if self._closed:
+            raise InvalidInput("the server is shutting down: send the message again in a moment")
+        state = await self._ledger.state(scope)
+        turns = await self._intake.accept(scope, [new], debounce=True)
+        return state.epoch, turns[0]
+
+    async def _begin(self, scope: Scope, epoch: int, turn: Turn) -> Reply:
+        live = self._live.get((scope, turn.id))
+        if live is not None and not live.over:
+            return live
+        given = await self._ledger.reply_to(scope, turn.id)
+        reply = Reply(turn)
+        if given is not None and given.cut is None:
+            reply.add(given.text)
+            reply.end(given)
+            return reply
+        self._live[scope, turn.id] = reply
+        reply.run(self._run(scope, epoch, reply))
+        return reply
+
+    # ── the way of one reply ───────────────────────────────────────────────────────────────────────────────────────
+
+    async def _run(self, scope: Scope, epoch: int, reply: Reply) -> None:
+        try:
+            await self._write(scope, reply)
+        except asyncio.CancelledError:
+            reply.cut = reply.cut_as
+        except LLMUnavailable as error:
+            reply.cut, reply.fix = str(error), error.fix
+        except AfterwordError as error:
+            reply.cut = str(error)
+        except Exception as error:  # the edge: a reply that breaks must still be ended and kept
+            log.exception("reply.failed", chat_id=reply.turn.chat_id, turn_id=reply.turn.id)
+            reply.cut = f"{type(error).__name__}: {error}"
+        finally:
+            stored: Turn | None = None
+            with suppress(asyncio.CancelledError):
+                stored = await asyncio.shield(self._keep(scope, epoch, reply))
+            self._live.pop((scope, reply.turn.id), None)
+            reply.end(stored)
+
+    async def _write(self, scope: Scope, reply: Reply) -> None:
+        history = await self._history(scope, reply.turn)
+        recalled = await self._search(scope, reply.turn, history)
+        reply.found(recalled)
+        prompt = self._prompt(reply.turn, history, recalled)
+        limits = self._limits
+        try:
+            async with asyncio.timeout(limits.total), aclosing(_closable(self._llm.stream(prompt))) as pieces:
+                wait = limits.first_token
+                while True:
+                    async with asyncio.timeout(wait):
+                        piece = await anext(pieces, None)
+                    if piece is None:
+                        break
+                    wait = limits.gap
+                    if piece:
+                        reply.add(piece)
+        except TimeoutError:
+            what = "began no reply" if not reply.text else "stopped in the middle of the reply"
+            fix = "Look at the LLM's server, or raise AFTERWORD_FIRST_TOKEN_DEADLINE / AFTERWORD_REPLY_DEADLINE."
+            raise LLMUnavailable(f"the LLM {what} within its time", fix=fix) from None
+        if not reply.text.strip():
+            raise LLMUnavailable("the LLM gave an empty reply", fix="Ask again, or choose another model.")
+
+    async def _history(self, scope: Scope, turn: Turn) -> list[Turn]:
+        """The turns before this one that fit the prompt, oldest first."""
+        first = max(0, turn.position - self._limits.history_turns)
+        if turn.position == 0:
+            return []
+        before = await self._ledger.turns(scope, turn.chat_id, first=first, last=turn.position - 1)
+        kept: list[Turn] = []
+        room = self._limits.history_tokens
+        for earlier in reversed(before):
+            room -= estimate_tokens(earlier.text)
+            if room < 0:
+                break
+            if earlier.text:
+                kept.append(earlier)
+        return kept[::-1]
+
+    async def _search(self, scope: Scope, turn: Turn, history: list[Turn]) -> Recalled:
+        exclude = frozenset({turn.id, *(earlier.id for earlier in history)})
+        return await self._recall.search(
+            scope, turn.text, limit=self._limits.recall_limit, filters=Filters(), exclude=exclude
+        )
+
+    def _context(self, turn: Turn, recalled: Recalled) -> str:
+        return build_context(
+            recalled.hits,
+            now=self._clock.now(),
+            budget_tokens=self._limits.context_tokens,
+            utc_offset=turn.utc_offset,
+            language=language_of(turn.text),
+        ).text
+
+    def _prompt(self, turn: Turn, history: list[Turn], recalled: Recalled) -> Prompt:
+        now = self._clock.now()
+        context = self._context(turn, recalled)
+        system = system_prompt(language_of(turn.text), context, now, turn.utc_offset, self._policy)
+        said = [Message(earlier.role, earlier.text) for earlier in history]
+        messages = (Message("system", system), *said, Message("user", turn.text))
+        return Prompt(messages, turn.text, recalled.hits, now, turn.utc_offset)
+
+    # ── keeping it ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _keep(self, scope: Scope, epoch: int, reply: Reply) -> Turn | None:
+        """Store the reply with its receipt. Kept too when empty but for its error: a reload then shows the cause."""
+        if reply.cut == "reset" or (reply.cut == "shutdown" and not reply.text):
+            return None
+        recalled = await reply.recalled() if reply.state == "writing" else Recalled((), "", 0.0)
+        searchable = bool(reply.text.strip()) and not self._llm.quotes
+        for attempt in range(1, STORE_TRIES + 1):
+            try:
+                return await self.store(
+                    scope, epoch, reply.turn, reply.text, reply.cut, recalled, searchable=searchable, fix=reply.fix
+                )
+            except (EpochChanged, NotFound, InvalidInput):
+                return None  # reset, deleted, or answered elsewhere meanwhile: there is nothing left to answer
+            except LedgerError as error:
+                log.warning("reply.not_stored", turn_id=reply.turn.id, attempt=attempt, error=str(error))
+                reply.cut, reply.fix = "the reply could not be stored", str(error)
+                await asyncio.sleep(0.2 * attempt)
+        return None
+
+    async def store(
+        self,
+        scope: Scope,
+        epoch: int,
+        turn: Turn,
+        text: str,
+        cut: str | None,
+        recalled: Recalled,
+        *,
+        searchable: bool,
+        fix: str = "",
+    ) -> Turn:
+        """Step 4: the reply, its receipt and its reconsolidate job in one commit."""
+        new = NewReply(
+            turn.chat_id,
+            turn.id,
+            text,
+            self._clock.now(),
+            turn.utc_offset,
+            cut,
+            searchable,
+            {"fix": fix} if fix else {},
+            reply_id=uuid4().hex,
+        )
+        items = tuple(ReceiptItem(hit.ref, hit.kind, hit.score, hit.parts, hit.sources) for hit in recalled.hits)
+        receipt = Receipt(items, recalled.missed, recalled.ms)
+        episodic = any(item.kind == "episodic" for item in items)
+        jobs = self._intake.embedding(scope) if searchable else []
+        if episodic and text and new.reply_id:
+            jobs.append(reconsolidate_job(scope, turn.chat_id, new.reply_id))
+        return await self._ledger.answer(scope, epoch, new, receipt, jobs)
+
+    async def receipt(self, scope: Scope, reply_id: str) -> tuple[Receipt, list[Hit]] | None:
+        """The receipt, and its memories as they stood when they were used, as far as they still exist."""
+        receipt = await self._ledger.receipt(scope, reply_id)
+        if receipt is None:
+            return None
+        current = await self._ledger.read(scope, [item.ref for item in receipt.items])
+        hits = []
+        for item in receipt.items:
+            found = current.get(item.ref) or await self._older(scope, item)
+            if found is not None:
+                hits.append(hit_of(found, item.score, item.parts))
+        return receipt, hits
+
+    async def _older(self, scope: Scope, item: ReceiptItem) -> MemoryRecord | None:
+        if item.kind == "turn":
+            return None
+        with suppress(NotFound):
+            for version in await self._ledger.history(scope, item.ref.record):
+                if version.version == item.ref.version:
+                    return version
+        return None
+
+
+async def _closable(pieces: AsyncIterator[str]) -> AsyncGenerator[str, None]:
+    """An async generator over any async iterator, so that leaving it early closes the call behind it."""
+    try:
+        async for piece in pieces:
+            yield piece
+    finally:
+        close = getattr(pieces, "aclose", None)
+        if close is not None:
+            await close()

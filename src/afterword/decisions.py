@@ -1,0 +1,263 @@
+"""An LLM's answer → a typed decision. Tolerant of how it is written, strict about what it may do; else `BadAnswer`."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, cast, get_args
+
+import json_repair
+
+from afterword.dates import MONTHS, WEEKDAYS
+from afterword.errors import BadAnswer
+from afterword.texts import content_words, language_of, share
+
+EntryKind = Literal[
+    "personal_fact", "preference_or_instruction", "plan_or_event", "general_question", "task_request", "small_talk"
+]
+VerdictKind = Literal["keep", "revise", "contradicted"]
+FactAction = Literal["add", "revise", "supersede", "nothing"]
+
+ENTRY_KINDS: tuple[EntryKind, ...] = get_args(EntryKind)
+WRITTEN_KINDS: frozenset[str] = frozenset(ENTRY_KINDS[:3])
+VERDICTS: tuple[VerdictKind, ...] = get_args(VerdictKind)
+ACTIONS: tuple[FactAction, ...] = get_args(FactAction)
+
+RECORD_LIMIT = 600
+GROUNDED = 0.5
+KEPT = 0.34
+
+_SYNONYMS = {
+    "fact": "personal_fact", "personal": "personal_fact", "preference": "preference_or_instruction",
+    "instruction": "preference_or_instruction", "plan": "plan_or_event", "event": "plan_or_event",
+    "question": "general_question", "task": "task_request", "request": "task_request", "chat": "small_talk",
+    "greeting": "small_talk", "none": "small_talk", "other": "small_talk",
+    "contradict": "contradicted", "contradiction": "contradicted", "update": "revise", "correct": "revise",
+    "unchanged": "keep", "insert": "add", "new": "add", "replace": "supersede", "skip": "nothing", "keep_it": "keep",
+}  # fmt: skip
+
+Name = TypeVar("Name", bound=str)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a turn taught: `turns` are numbers as the prompt gave them. `write` follows from the kind."""
+
+    turns: tuple[int, ...]
+    kind: EntryKind
+    text: str
+
+    @property
+    def write(self) -> bool:
+        return self.kind in WRITTEN_KINDS
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What becomes of a recalled episode, `number` as in the prompt."""
+
+    number: int
+    verdict: VerdictKind
+    text: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class FactChange:
+    """A change to what is known for good. `fact` is 0 for a new one; `episodes` are the numbers it rests on."""
+
+    action: FactAction
+    fact: int
+    text: str
+    episodes: tuple[int, ...]
+
+
+# ── reading ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def read_entries(answer: str, turns: Collection[int]) -> list[Entry]:
+    """The entries whose turns are among `turns`. Raises `BadAnswer` when the answer has none that can be read."""
+    entries: list[Entry] = []
+    items = _items(answer, "entries", ("kind", "record"))
+    for item in items:
+        kind = _near(item.get("kind"), ENTRY_KINDS)
+        numbers = _numbers(item.get("turns", item.get("turn", item.get("source"))), turns)
+        if not numbers and len(turns) == 1:
+            numbers = tuple(turns)
+        if kind and numbers:
+            entries.append(Entry(numbers, kind, _text(item.get("record", item.get("text")))))
+    if items and not entries:
+        raise BadAnswer(f"no entry names a turn among {_listed(turns)} and a kind of {', '.join(ENTRY_KINDS)}")
+    return entries
+
+
+def read_verdicts(answer: str, numbers: Collection[int]) -> list[Verdict]:
+    """One verdict a memory at most, the first that is given. Raises `BadAnswer`."""
+    verdicts: dict[int, Verdict] = {}
+    items = _items(answer, "verdicts", ("verdict",))
+    for item in items:
+        verdict = _near(item.get("verdict"), VERDICTS)
+        chosen = _numbers(item.get("memory", item.get("number")), numbers)
+        if not chosen and len(numbers) == 1:
+            chosen = tuple(numbers)
+        if verdict and chosen:
+            found = Verdict(chosen[0], verdict, _text(item.get("text")), _text(item.get("why"), 200))
+            verdicts.setdefault(chosen[0], found)
+    if items and not verdicts:
+        raise BadAnswer(f"no verdict names a memory among {_listed(numbers)} and one of {', '.join(VERDICTS)}")
+    return list(verdicts.values())
+
+
+def read_facts(answer: str, episodes: Collection[int], facts: Collection[int]) -> list[FactChange]:
+    """Changes that rest on an episode and, to revise or supersede, name a fact. Raises `BadAnswer`."""
+    changes: list[FactChange] = []
+    items = _items(answer, "changes", ("action",))
+    readable = 0
+    for item in items:
+        action = _near(item.get("action"), ACTIONS)
+        readable += action is not None
+        rests_on = _numbers(item.get("episodes", item.get("episode")), episodes)
+        fact = (_numbers(item.get("fact"), facts) or (0,))[0]
+        text = _text(item.get("text"))
+        if action is None or action == "nothing" or not rests_on or not text:
+            continue
+        changes.append(FactChange(action if fact else "add", fact, text, rests_on))
+    if items and not readable:
+        raise BadAnswer(f"no change names an action of {', '.join(ACTIONS)}")
+    return changes
+
+
+def _items(answer: str, key: str, marks: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The objects listed under `key`; a bare list, or one bare object, is taken for it."""
+    body = re.sub(r"<think>.*?</think>", "", answer, flags=re.DOTALL)
+    start = re.search(r"[\[{]", body)
+    if start is None:
+        raise BadAnswer(f'the answer is not JSON: give {{"{key}": […]}}')
+    try:
+        value: Any = json_repair.loads(body[start.start() :])
+    except (ValueError, RecursionError) as error:
+        raise BadAnswer(f"the answer is not JSON: {error}") from None
+    if isinstance(value, dict) and key in value:
+        value = value[key] or []
+    elif isinstance(value, dict) and any(mark in value for mark in marks):
+        value = [value]
+    if isinstance(value, dict) and any(mark in value for mark in marks):
+        value = [value]
+    if not isinstance(value, list):
+        raise BadAnswer(f'the answer lacks the list "{key}"')
+    items = [cast("dict[str, Any]", item) for item in value if isinstance(item, dict)]
+    if value and not items:
+        raise BadAnswer(f'"{key}" holds no objects')
+    return items
+
+
+def _near(value: object, names: tuple[Name, ...]) -> Name | None:
+    """The name that is meant, spelled nearly so."""
+    if not isinstance(value, str):
+        return None
+    wanted = re.sub(r"[^a-z]+", "_", value.lower()).strip("_")
+    wanted = _SYNONYMS.get(wanted, wanted)
+    close = [wanted] if wanted in names else difflib.get_close_matches(wanted, names, n=1, cutoff=0.75)
+    return next((name for name in names if close and name == close[0]), None)
+
+
+def _numbers(value: object, allowed: Collection[int]) -> tuple[int, ...]:
+    """Allowed numbers out of 3, "3", "#3", "E3", [3, "4"], each once."""
+    values = value if isinstance(value, list) else [value]
+    numbers = (int(n) for entry in values if not isinstance(entry, bool) for n in re.findall(r"\d{1,9}", str(entry)))
+    return tuple(dict.fromkeys(number for number in numbers if number in allowed))
+
+
+def _text(value: object, limit: int = RECORD_LIMIT) -> str:
+    text = " ".join(value.split()) if isinstance(value, str) else ""
+    if text.lower() in ("none", "null", "n/a", "-", "无"):
+        return ""
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(numbers)))
+
+
+# ── judging what was written ───────────────────────────────────────────────────────────────────────────────────────
+
+_MONTH_NUMBER = {name.lower(): n for n, name in enumerate(MONTHS, 1)} | {
+    name[:3].lower(): n for n, name in enumerate(MONTHS, 1)
+}
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+_L = r"[^\W\d_\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"  # letters of scripts that have capitals, or none to speak of
+_NAME = re.compile(rf"{_L}(?:{_L}|[0-9'’.-])*")
+_MONTH_BEFORE_OR_AFTER = re.compile(
+    rf"\b(?:\d{{1,2}}(?:st|nd|rd|th)?\s+(?:of\s+)?)?({'|'.join(MONTHS)}|{'|'.join(m[:3] for m in MONTHS)})\b"
+    r"(?=\.?\s*(?:\d|,|$|\.))|\b(?:in|since|until|last|next|by|of)\s+"
+    rf"({'|'.join(MONTHS)})\b"
+)
+_QUOTED = re.compile(r"[「『《“\"]([^」』》”\"]{1,40})[」』》”\"]")
+_NO_NAME_WORDS = """
+    the a an i he she it they we you user his her its their our my your in on at since after before when while and but
+    this that these those there said assistant mr mrs ms dr january february march april may june july august
+    september october november december
+"""
+_NO_NAMES = frozenset(_NO_NAME_WORDS.split()) | {name.lower() for name in WEEKDAYS}
+
+
+def numbers_in(text: str) -> frozenset[str]:
+    """Numbers of a text, those of dates too, months in words as their number: `3 May 2026` and `2026-05-03` agree."""
+    plain = {found.replace(",", "").lstrip("0") or "0" for found in _NUMBER.findall(text)}
+    months = {name.lower() for pair in _MONTH_BEFORE_OR_AFTER.findall(text) for name in pair if name}
+    return frozenset(plain | {str(_MONTH_NUMBER[name]) for name in months})
+
+
+def names_in(text: str) -> frozenset[str]:
+    """Capitalised words, lower-cased, that are not merely the first of a sentence; and what stands in quotes.
+
+    Chinese names have no mark of their own: there, Latin words and quoted ones are all that can be told.
+    """
+    chinese = language_of(text) == "zh"
+    found = {quoted.lower() for quoted in _QUOTED.findall(text)}
+    for match in _NAME.finditer(text):
+        word = re.sub(r"['’]s$", "", match.group()).rstrip(".-'’")
+        before = text[: match.start()].rstrip(" \"'“(")
+        first = not before or before[-1] in ".!?:…\n"
+        if word.lower() not in _NO_NAMES and (chinese or (word[0].isupper() and not first)):
+            found.add(word.lower())
+    return frozenset(found)
+
+
+def lost_details(old: str, new: str, evidence: str) -> tuple[str, ...]:
+    """Names, numbers and dates of `old` that `new` dropped without the evidence saying so.
+
+    A detail may go when the evidence names it ("not Oslo any more"), or when the evidence puts another of its kind in
+    its place. When most of the words are gone, that itself is the loss.
+    """
+    lost: list[str] = []
+    said = evidence.lower()
+    for details in (names_in, numbers_in):
+        before, after, told = details(old), details(new), details(evidence)
+        gone = {detail for detail in before - after if detail not in new.lower()}
+        silent = {detail for detail in gone - told if details is numbers_in or detail not in said}
+        places = len((after - before) & told) - len(gone - silent)  # what was named as gone takes its place first
+        lost += sorted(silent) if len(silent) > max(0, places) else []
+    words = content_words(old)
+    if not lost and share(words, content_words(new) | content_words(evidence)) < KEPT and len(words) > 2:
+        lost.append("most of the old text")
+    return tuple(lost)
+
+
+def invented_details(text: str, evidence: str) -> tuple[str, ...]:
+    """Names and numbers of `text` that the evidence does not have. Small numbers may be words there: they pass."""
+    said = evidence.lower()
+    names = [name for name in sorted(names_in(text)) if name not in said]
+    known = numbers_in(evidence)
+    return (*names, *(n for n in sorted(numbers_in(text)) if n not in known and len(n) > 2 and n not in said))
+
+
+def grounded(text: str, evidence: str) -> bool:
+    """Whether at least half of what the text tells stands in the evidence, and in the same language."""
+    words = content_words(text)
+    if not words:
+        return False
+    same_language = language_of(text) == language_of(evidence) or len(words) < 3
+    return same_language and share(words, content_words(evidence)) >= GROUNDED

@@ -1,0 +1,1 @@
+"""Shadows of the ledger that find candidates. Each module is an adapter, imported when it is chosen."""

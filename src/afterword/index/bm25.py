@@ -1,0 +1,163 @@
+"""BM25 over token postings that grow with the ledger (Robertson and Zaragoza, "The Probabilistic Relevance Framework").
+
+A record is cut into passages of `PASSAGE` tokens, and its best passage counts: a long message would otherwise lose to
+a short one that says less. Of a turn's neighbourhood only first passages count, so that one long answer does not
+drown the talk around it.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+K1 = 1.2
+B = 0.75
+PASSAGE = 128  # tokens
+TAIL = 20_000  # tokens that may lie unsorted before the postings are merged
+MAX_TERMS = 64  # of a query: its rarest; a pasted page has hundreds and would cost as many passes
+
+
+class _Vocabulary(defaultdict[str, int]):
+    def __missing__(self, token: str) -> int:
+        self[token] = number = len(self)
+        return number
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """Postings sorted by token, for all passages below `passages`."""
+
+    passages: int
+    tokens: int
+    starts: Ints
+    passage: Ints
+    count: Floats
+
+    def of(self, token: int) -> slice:
+        if token + 1 >= len(self.starts):
+            return slice(0, 0)
+        return slice(int(self.starts[token]), int(self.starts[token + 1]))
+
+
+@dataclass(frozen=True, slots=True)
+class Postings:
+    """What was counted up to one moment; never changes, so it can be read in any thread."""
+
+    base: Base
+    tail_token: Ints
+    tail_passage: Ints
+    lengths: Floats  # tokens of each passage
+
+    def of(self, token: int) -> tuple[Ints, Floats]:
+        """The passages that hold the token, and how often each does."""
+        span = self.base.of(token)
+        at = self.tail_passage[self.tail_token == token]
+        if not len(at):
+            return self.base.passage[span], self.base.count[span]
+        fresh, count = np.unique(at, return_counts=True)
+        both = np.concatenate([self.base.passage[span], fresh])
+        return both, np.concatenate([self.base.count[span], count.astype(np.float32)])
+
+
+class PostingsBuilder:
+    """Counts tokens, passage by passage. Not for two threads at once."""
+
+    def __init__(self) -> None:
+        self._vocabulary: defaultdict[str, int] = _Vocabulary()
+        self._flat = array("i")
+        self._ends = array("q")
+        self._base = Base(0, 0, np.zeros(1, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+
+    @property
+    def passages(self) -> int:
+        return len(self._ends)
+
+    @property
+    def nbytes(self) -> int:
+        words = 110 * len(self._vocabulary)
+        return words + 4 * len(self._flat) + 8 * len(self._ends) + 12 * len(self._base.passage)
+
+    @property
+    def unsorted(self) -> int:
+        """Tokens that came since the last `merge`."""
+        return len(self._flat) - self._base.tokens
+
+    def add(self, tokens: Sequence[str]) -> int:
+        """Count a record: how many passages it became (at least one, maybe empty)."""
+        vocabulary = self._vocabulary
+        self._flat.extend([vocabulary[token] for token in tokens])
+        before, size = len(self._flat) - len(tokens), len(tokens)
+        parts = max(1, -(-size // PASSAGE))
+        self._ends.extend([before + min(size, PASSAGE * (part + 1)) for part in range(parts)])
+        return parts
+
+    def numbers(self, tokens: Sequence[str]) -> list[int]:
+        """The known ones among the tokens, each once."""
+        known = (self._vocabulary.get(token) for token in dict.fromkeys(tokens))
+        return [number for number in known if number is not None]
+
+    def worth_merging(self) -> bool:
+        return self.unsorted > max(TAIL, self._base.tokens // 4)
+
+    def merge(self) -> None:
+        """Sort what came since the last time into the postings. Most of its time is spent without the GIL."""
+        flat = np.array(self._flat, np.int64)
+        lengths = self._lengths()
+        passages = len(lengths)
+        key = flat * max(passages, 1) + np.repeat(np.arange(passages), lengths)
+        key, count = np.unique(key, return_counts=True)
+        token, passage = np.divmod(key, max(passages, 1))
+        starts = np.searchsorted(token, np.arange(len(self._vocabulary) + 1))
+        self._base = Base(passages, len(flat), starts, passage, count.astype(np.float32))
+
+    def frozen(self) -> Postings:
+        """The postings as they are now."""
+        base, lengths = self._base, self._lengths()
+        tail = np.array(self._flat[base.tokens :], np.int64)
+        owners = np.repeat(np.arange(base.passages, len(lengths)), lengths[base.passages :])
+        return Postings(base, tail, owners, lengths.astype(np.float32))
+
+    def _lengths(self) -> Ints:
+        ends = np.array(self._ends, np.int64)
+        ends[1:] -= ends[:-1].copy()
+        return ends
+
+
+def idf(holding: float, total: float) -> float:
+    """The inverse document frequency in the form that never falls below 0."""
+    return float(np.log1p((total - holding + 0.5) / (holding + 0.5)))
+
+
+def saturated(count: Floats, lengths: Floats, mean_length: float) -> Floats:
+    """A term's weight in documents, 0 to 1: rises with its count, less so in long documents."""
+    return (count / (count + K1 * (1 - B + B * lengths / max(mean_length, 1.0)))).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A query token in the living passages."""
+
+    idf: float
+    passage: Ints
+    count: Floats
+
+
+def terms(postings: Postings, numbers: Sequence[int], living: npt.NDArray[np.bool_]) -> Iterator[Term]:
+    """The query's terms, rarest first, at most `MAX_TERMS`; `living` marks the passages that count."""
+    total = int(living.sum())
+    found = []
+    for number in numbers:
+        passage, count = postings.of(number)
+        keep = living[passage]
+        if keep.any():
+            found.append(Term(idf(int(keep.sum()), total), passage[keep], count[keep]))
+    found.sort(key=lambda term: -term.idf)
+    yield from found[:MAX_TERMS]

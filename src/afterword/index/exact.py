@@ -1,0 +1,231 @@
+"""The index in this process: exact, one shard a user, built from the ledger when it is first needed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
+
+import numpy as np
+import structlog
+
+from afterword.errors import Closed
+from afterword.index.legs import cosines_of_refs, cosines_of_rows, leading, rows_of_legs, search
+from afterword.index.shard import Shard, Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from afterword.index.bm25 import Floats
+    from afterword.ports import Candidate, Entry, Offload, Query, Reads
+    from afterword.records import Ref, Scope
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
+
+log = structlog.get_logger(__name__)
+
+PAGE = 2000  # records read at once
+SLICE_TOKENS = 8_000  # taken in between two turns of the loop, about 2 ms
+INLINE_ROWS = 1_000  # shards up to this size are searched on the loop in under 2 ms
+MIB = 1024 * 1024
+
+
+@dataclass(slots=True)
+class _Slot:
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    shard: Shard | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """What a search by words brings up, for an index that keeps its vectors elsewhere.
+
+    `wanted` names the records whose cosines the full search needs: candidates, and the turns beside them.
+    """
+
+    snapshot: Snapshot
+    numbers: tuple[int, ...]
+    wanted: tuple[Ref, ...]
+
+
+class ExactIndex:
+    """Implements `ports.Index`. Least recently searched users are dropped above `memory_budget_bytes`.
+
+    With `keep_vectors=False` it holds words and places only: an index with vectors elsewhere uses `lead` and `finish`,
+    so that ranking is the same with either.
+    """
+
+    def __init__(
+        self, reads: Reads, *, offload: Offload, memory_budget_bytes: int = 512 * MIB, keep_vectors: bool = True
+    ) -> None:
+        self._reads = reads
+        self._offload = offload
+        self._budget = memory_budget_bytes
+        self._keep_vectors = keep_vectors
+        self._slots: OrderedDict[Scope, _Slot] = OrderedDict()
+        self._tasks: set[asyncio.Task[tuple[Shard, Snapshot]]] = set()
+        self._closed = False
+
+    @property
+    def name(self) -> str:
+        return "exact"
+
+    @property
+    def nbytes(self) -> int:
+        """About what all shards hold."""
+        return sum(slot.shard.nbytes for slot in self._slots.values() if slot.shard is not None)
+
+    @property
+    def scopes(self) -> tuple[Scope, ...]:
+        """The users that have a shard, least recently searched first."""
+        return tuple(scope for scope, slot in self._slots.items() if slot.shard is not None)
+
+    async def open(self) -> None:
+        self._closed = False
+
+    async def aclose(self) -> None:
+        self._closed = True
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._slots.clear()
+
+    async def project(self, scope: Scope) -> None:
+        """Nothing is kept outside this process."""
+
+    async def rebuild(self, scope: Scope) -> None:
+        """Searches use the old shard until the new one is there."""
+        slot = self._slot(scope)
+        shard = await self._build(scope)
+        async with slot.lock:
+            slot.shard = shard
+        self._evict(scope)
+
+    async def search(self, scope: Scope, query: Query) -> list[Candidate]:
+        """All of what a snapshot knows, as `legs` describes it."""
+        shard, snapshot = await self._caught_up(scope)
+        numbers = shard.postings.numbers(query.tokens)
+        if query.vector is None or query.model != shard.model:
+            return await self._run(snapshot, search, snapshot, query, numbers, None)
+        return await self._run(snapshot, _search_both, snapshot, query, numbers, query.vector)
+
+    # ── for an index that keeps vectors elsewhere ─────────────────────────────────────────────────────────────────
+
+    async def lead(self, scope: Scope, query: Query, found: Iterable[Ref] = ()) -> Lead:
+        """Search by words; `found` are hits from elsewhere whose neighbours are wanted too."""
+        shard, snapshot = await self._caught_up(scope)
+        numbers = tuple(shard.postings.numbers(query.tokens))
+        wanted = await self._run(snapshot, _wanted, snapshot, query, numbers, tuple(found))
+        return Lead(snapshot, numbers, wanted)
+
+    async def finish(self, lead: Lead, query: Query, cosines: Mapping[Ref, float]) -> list[Candidate]:
+        """Candidates as `search` gives them, with the cosines that are known."""
+        known = cosines_of_refs(lead.snapshot, cosines) if cosines else None
+        return await self._run(lead.snapshot, search, lead.snapshot, query, lead.numbers, known)
+
+    # ── shards ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _slot(self, scope: Scope) -> _Slot:
+        slot = self._slots.setdefault(scope, _Slot())
+        self._slots.move_to_end(scope)
+        return slot
+
+    async def _caught_up(self, scope: Scope) -> tuple[Shard, Snapshot]:
+        """The shard with all that is in the ledger now. A search that gives up leaves the work going on, so that the
+        next one finds it done."""
+        if self._closed:
+            raise Closed("the index was closed")
+        task = asyncio.create_task(self._catch_up(scope, self._slot(scope)))
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return await asyncio.shield(task)
+
+    async def _catch_up(self, scope: Scope, slot: _Slot) -> tuple[Shard, Snapshot]:
+        async with slot.lock:
+            state = await self._reads.state(scope)
+            shard = slot.shard
+            if shard is None or (shard.epoch, shard.model) != (state.epoch, state.model) or shard.mostly_dead:
+                slot.shard = None
+                shard = slot.shard = await self._build(scope)
+                self._evict(scope)
+            elif shard.cursor < state.seq:
+                await self._follow(scope, shard, state.seq)
+            if shard.is_frozen() or (shard.size <= INLINE_ROWS and not shard.postings.worth_merging()):
+                return shard, shard.frozen()
+            return shard, await self._offload.thread(shard.frozen)
+
+    async def _build(self, scope: Scope) -> Shard:
+        while True:
+            state, page = await self._reads.entries(scope, "", PAGE)
+            shard = Shard(state.epoch, state.model, state.seq, keep_vectors=self._keep_vectors)
+            while page and (state.epoch, state.model) == (shard.epoch, shard.model):
+                await _take_in(shard, page)
+                state, page = await self._reads.entries(scope, page[-1].ref.record, PAGE)
+            if (state.epoch, state.model) == (shard.epoch, shard.model):
+                # pages were read one after the other: what changed meanwhile comes now
+                await self._follow(scope, shard, state.seq)
+                return shard
+
+    async def _follow(self, scope: Scope, shard: Shard, seq: int) -> None:
+        """Take in the changes up to `seq`, or further."""
+        while shard.cursor < seq:
+            changes = await self._reads.changes(scope, shard.cursor, PAGE)
+            for change in changes:
+                if change.entry is None:
+                    shard.drop(change.record)
+            await _take_in(shard, [change.entry for change in changes if change.entry is not None])
+            shard.cursor = changes[-1].seq if changes else seq
+
+    def _evict(self, keep: Scope) -> None:
+        used = self.nbytes
+        for scope, slot in list(self._slots.items()):
+            if used <= self._budget:
+                return
+            if scope != keep and slot.shard is not None and not slot.lock.locked():
+                used -= slot.shard.nbytes
+                del self._slots[scope]
+                log.info("index_shard_dropped", bytes=slot.shard.nbytes)
+
+    def _done(self, task: asyncio.Task[tuple[Shard, Snapshot]]) -> None:
+        self._tasks.discard(task)
+        # a search that gave up is no longer there to see the error, so it is looked at here
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("index_catch_up_failed", error=type(error).__name__)
+
+    async def _run(self, snapshot: Snapshot, function: Callable[[*Args], T], *args: *Args) -> T:
+        if snapshot.size <= INLINE_ROWS:
+            return function(*args)
+        return await self._offload.thread(function, *args)
+
+
+async def _take_in(shard: Shard, entries: Sequence[Entry]) -> None:
+    """Put entries, letting others have the loop in between."""
+    budget = SLICE_TOKENS
+    for entry in entries:
+        shard.put(entry)
+        budget -= len(entry.tokens) + 50
+        if budget < 0:
+            budget = SLICE_TOKENS
+            await asyncio.sleep(0)
+
+
+def _search_both(snapshot: Snapshot, query: Query, numbers: Sequence[int], vector: Floats) -> list[Candidate]:
+    return search(snapshot, query, numbers, cosines_of_rows(snapshot, vector))
+
+
+def _wanted(snapshot: Snapshot, query: Query, numbers: Sequence[int], found: Sequence[Ref]) -> tuple[Ref, ...]:
+    """The records that lead by words or were found elsewhere, and the turns beside them."""
+    chosen = leading(rows_of_legs(snapshot, query, numbers, None), snapshot.allowed(query.filters), query.limit)
+    elsewhere = [row for ref in found if (row := snapshot.rows.get(ref.record, -1)) >= 0 and row < snapshot.size]
+    rows = np.union1d(chosen, np.array(elsewhere, np.int64))
+    anchors = snapshot.anchor[rows]
+    places = snapshot.talk.place[anchors[anchors >= 0]]
+    places = places[places >= 0]
+    beside = np.concatenate([places, places - 1, places + 1])
+    beside = beside[(beside >= 0) & (beside < len(snapshot.talk.rows))]
+    both = np.union1d(rows, snapshot.talk.rows[beside])
+    return tuple(snapshot.refs[row] for row in both.tolist())

@@ -1,0 +1,1 @@
+"""Interfaces translate: a request into a call of `AsyncMemory`, what it gives into an answer. They decide nothing."""

@@ -1,0 +1,58 @@
+"""Where SQLite and PostgreSQL differ, apart from connecting: how an insert yields, and what an error means.
+
+`FOR UPDATE` needs no case of its own: SQLAlchemy leaves it out on SQLite, where the single writer does the locking.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from sqlalchemy.dialects import postgresql, sqlite
+
+from afterword.errors import LedgerDamaged, LedgerError
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+_SQLITE_FIXES = (
+    ("disk is full", "no space is left for {where}: free some, then go on; what was acknowledged is kept"),
+    ("readonly", "{where} is read-only: give this user the right to write the file and its folder"),
+    ("read-only", "{where} is read-only: give this user the right to write the file and its folder"),
+    ("locked", "{where} is locked by another program: close it (a database browser, a backup) and try again"),
+    ("unable to open", "{where} can't be opened: is the folder there, and may this user write to it?"),
+    ("disk i/o", "{where} can't be read or written: check the disk, then start again"),
+)
+_DAMAGED = ("not a database", "malformed", "file is encrypted")
+
+
+def insert(conn: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+    """An INSERT that knows ON CONFLICT."""
+    return postgresql.insert(table) if conn.dialect.name == "postgresql" else sqlite.insert(table)
+
+
+def upsert(conn: sa.Connection, table: sa.Table, key: tuple[str, ...], stored: tuple[str, ...]) -> sa.Insert:
+    """An INSERT that, where a row of this key stands, stores the named columns in it. Rows are given at execution."""
+    return _upsert(conn.dialect.name, table, key, stored)
+
+
+@cache  # building it costs several times what running it does
+def _upsert(name: str, table: sa.Table, key: tuple[str, ...], stored: tuple[str, ...]) -> sa.Insert:
+    new = postgresql.insert(table) if name == "postgresql" else sqlite.insert(table)
+    values = {column: new.excluded[column] for column in stored}
+    return new.on_conflict_do_update(index_elements=[table.c[column] for column in key], set_=values)
+
+
+def explain(error: BaseException, where: str) -> LedgerError:
+    """A database error as an exception whose text names the fix. `where` is the file or the server."""
+    cause = str(getattr(error, "orig", None) or error)
+    low = cause.lower()
+    if any(sign in low for sign in _DAMAGED):
+        return LedgerDamaged(
+            f"{where} is damaged or is no ledger ({cause}): stop Afterword and put a backup in its place, "
+            "or move the file away to start anew"
+        )
+    for sign, text in _SQLITE_FIXES:
+        if sign in low:
+            return LedgerError(f"{text.format(where=where)} ({cause})")
+    return LedgerError(f"{where} can't be read or written: {cause}")

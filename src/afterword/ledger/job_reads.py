@@ -1,0 +1,85 @@
+"""Reading jobs and decisions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from afterword.errors import NotFound
+from afterword.ledger import rows, schema
+from afterword.ledger.schema import RULES
+from afterword.records import Scope
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from afterword.ports import Decision, JobFilter
+    from afterword.records import Job
+
+_job = schema.job
+_scope = schema.scope
+_decision = schema.decision
+_jobs = sa.select(*rows.job_columns).join_from(_job, _scope, _scope.c.id == _job.c.scope_id)
+
+
+def jobs(conn: sa.Connection, scope_id: int | None, wanted: JobFilter) -> list[Job]:
+    """Newest first; `scope_id` None: of all scopes."""
+    query = _jobs if scope_id is None else _jobs.where(_job.c.scope_id == scope_id)
+    if wanted.states:
+        query = query.where(_job.c.state.in_(wanted.states))
+    if wanted.kinds:
+        query = query.where(_job.c.kind.in_(wanted.kinds))
+    if wanted.chat_id is not None:
+        query = query.where(_job.c.chat_id == wanted.chat_id)
+    if wanted.before is not None:
+        query = query.where(_job.c.id < wanted.before)
+    return [rows.job_from(row) for row in conn.execute(query.order_by(_job.c.id.desc()).limit(wanted.limit))]
+
+
+def job(conn: sa.Connection, job_id: int) -> Job:
+    row = conn.execute(_jobs.where(_job.c.id == job_id)).first()
+    if row is None:
+        raise NotFound(f"no job {job_id}")
+    return rows.job_from(row)
+
+
+def job_counts(conn: sa.Connection, scope_id: int | None) -> dict[str, int]:
+    query = sa.select(_job.c.state, sa.func.count().label("number")).group_by(_job.c.state)
+    if scope_id is not None:
+        query = query.where(_job.c.scope_id == scope_id)
+    return {row.state: row.number for row in conn.execute(query)}
+
+
+def rule_decisions(conn: sa.Connection, scope_id: int | None, limit: int) -> list[tuple[Scope, Decision]]:
+    query = (
+        sa.select(*_decision.c, _scope.c.tenant, _scope.c.user_id)
+        .join_from(_decision, _scope, _scope.c.id == _decision.c.scope_id)
+        .where(_decision.c.author == RULES, _decision.c.redone_by.is_(None), _decision.c.kind == "remember")
+        .order_by(_decision.c.id.desc())
+        .limit(limit)
+    )
+    if scope_id is not None:
+        query = query.where(_decision.c.scope_id == scope_id)
+    return [(Scope(row.tenant, row.user_id), rows.decision_from(row)) for row in conn.execute(query)]
+
+
+def decisions(conn: sa.Connection, scope_id: int, job_id: int) -> list[Decision]:
+    at = _decision.c.scope_id == scope_id, _decision.c.job_id == job_id
+    return [rows.decision_from(row) for row in conn.execute(sa.select(_decision).where(*at).order_by(_decision.c.id))]
+
+
+def scopes(conn: sa.Connection, after: Scope | None, limit: int) -> list[Scope]:
+    query = sa.select(_scope.c.tenant, _scope.c.user_id).order_by(_scope.c.tenant, _scope.c.user_id)
+    if after is not None:
+        names = sa.tuple_(_scope.c.tenant, _scope.c.user_id)
+        query = query.where(names > sa.tuple_(sa.literal(after.tenant), sa.literal(after.user)))
+    return [Scope(row.tenant, row.user_id) for row in conn.execute(query.limit(limit))]
+
+
+def prune(conn: sa.Connection, before: datetime, limit: int) -> int:
+    """Delete up to `limit` finished jobs that ended before this; how many."""
+    old = sa.select(_job.c.id).where(
+        _job.c.finished_at.is_not(None), _job.c.finished_at < before, _job.c.state.in_(("done", "cancelled"))
+    )
+    return conn.execute(sa.delete(_job).where(_job.c.id.in_(old.limit(limit)))).rowcount

@@ -1,0 +1,233 @@
+"""Rows to records and back. Nothing here talks to the database."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from afterword.errors import InvalidInput
+from afterword.ledger import schema
+from afterword.ports import Decision, Entry
+from afterword.records import Job, MemoryRecord, Receipt, ReceiptItem, Ref, Run, Scope, Turn
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from afterword.plan import Vectors
+
+Row = sa.Row[*tuple[Any, ...]]
+
+turn_columns = [column for column in schema.turn.c if column.name != "scope_id"]
+# A memory's current version; `history` uses the same columns for the older ones.
+memory_columns = (
+    *[column for column in schema.version.c if column.name != "scope_id"],
+    schema.memory.c.kind,
+    schema.memory.c.chat_id,
+    schema.memory.c.retired,
+    schema.memory.c.strength,
+    schema.memory.c.used_at,
+    schema.memory.c.version.label("newest"),
+    schema.memory.c.seq,
+)
+job_columns = (*schema.job.c, schema.scope.c.tenant, schema.scope.c.user_id)
+
+
+def checked_json(value: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A copy that any database can keep as JSON. Raises `InvalidInput`."""
+    if not value:
+        return {}
+    try:
+        copy = json.loads(json.dumps(dict(value), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"{name} can't be kept as JSON ({error}): give plain text, numbers, lists, maps") from None
+    if not isinstance(copy, dict):
+        raise InvalidInput(f"{name} must be a map")
+    return copy
+
+
+def labelled(speaker: str | None, text: str) -> str:
+    """The text as it is tokenised and embedded: with the name of who spoke, where there is one."""
+    return f"{speaker}: {text}" if speaker else text
+
+
+def turn_from(row: Row) -> Turn:
+    """Of `turn_columns`."""
+    return Turn(
+        id=row.id,
+        chat_id=row.chat_id,
+        position=row.position,
+        role=row.role,
+        text=row.text,
+        said_at=row.said_at,
+        utc_offset=row.utc_offset,
+        stored_at=row.stored_at,
+        speaker=row.speaker,
+        reply_to=row.reply_to,
+        cut=row.cut,
+        searchable=bool(row.searchable),
+        asked=bool(row.asked),
+        metadata=row.metadata,
+    )
+
+
+def turn_row(scope_id: int, turn: Turn) -> dict[str, Any]:
+    """What `turn_from` reads back."""
+    return {
+        "scope_id": scope_id,
+        "id": turn.id,
+        "chat_id": turn.chat_id,
+        "position": turn.position,
+        "role": turn.role,
+        "text": turn.text,
+        "speaker": turn.speaker,
+        "said_at": turn.said_at,
+        "utc_offset": turn.utc_offset,
+        "stored_at": turn.stored_at,
+        "reply_to": turn.reply_to,
+        "cut": turn.cut,
+        "searchable": int(turn.searchable),
+        "asked": int(turn.asked),
+        "metadata": turn.metadata,
+    }
+
+
+def memory_from(row: Row) -> MemoryRecord:
+    """Of `memory_columns`. Only the newest version can be retired: the older ones were revised."""
+    return MemoryRecord(
+        id=row.id,
+        version=row.version,
+        kind=row.kind,
+        text=row.text,
+        said_at=row.said_at,
+        utc_offset=row.utc_offset,
+        written_at=row.written_at,
+        author=row.author,
+        sources=tuple(row.sources),
+        chat_id=row.chat_id,
+        valid_from=row.valid_from,
+        valid_to=row.valid_to,
+        strength=row.strength,
+        used_at=row.used_at,
+        retired=row.retired if row.version == row.newest else None,
+        why=row.why,
+        job_id=row.job_id,
+        metadata=row.metadata,
+    )
+
+
+def job_from(row: Row) -> Job:
+    """Of `job_columns`."""
+    return Job(
+        id=row.id,
+        scope=Scope(row.tenant, row.user_id),
+        epoch=row.epoch,
+        kind=row.kind,
+        lane=row.lane,
+        stream=row.stream,
+        key=row.key,
+        payload=row.payload,
+        state=row.state,
+        attempt=row.attempt,
+        fence=row.fence,
+        run_at=row.run_at,
+        created_at=row.created_at,
+        finished_at=row.finished_at,
+        window=row.window,
+        worker=row.worker,
+        waiting=row.waiting,
+        error=row.error,
+        result=row.result,
+    )
+
+
+def run_from(row: Row) -> Run:
+    return Run(
+        id=row.id,
+        kind=row.kind,
+        state=row.state,
+        done=row.done,
+        total=row.total,
+        message=row.message,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+    )
+
+
+def decision_from(row: Row) -> Decision:
+    return Decision(
+        id=row.id,
+        job_id=row.job_id,
+        kind=row.kind,
+        chat_id=row.chat_id,
+        first=row.first,
+        last=row.last,
+        by=row.author,
+        content=row.content,
+        decided_at=row.decided_at,
+        redone_by=row.redone_by,
+    )
+
+
+def receipt_from(row: Row) -> Receipt:
+    items = tuple(
+        ReceiptItem(
+            ref=Ref(item["record"], item["version"]),
+            kind=item["kind"],
+            score=item["score"],
+            parts=item["parts"],
+            sources=tuple(item["sources"]),
+        )
+        for item in row.items
+    )
+    return Receipt(items, row.missed, row.recall_ms)
+
+
+def receipt_items(receipt: Receipt) -> list[dict[str, Any]]:
+    """A receipt's items as JSON, without any text."""
+    return [
+        {
+            "record": item.ref.record,
+            "version": item.ref.version,
+            "kind": item.kind,
+            "score": float(item.score),
+            "parts": {name: float(part) for name, part in item.parts.items()},
+            "sources": list(item.sources),
+        }
+        for item in receipt.items
+    ]
+
+
+def entry_from(row: Row) -> Entry:
+    """Of the columns of `entry` and, where there are vectors, of `vector`."""
+    return Entry(
+        ref=Ref(row.record, row.version),
+        kind=row.kind,
+        role=row.role,
+        chat_id=row.chat_id,
+        position=row.position,
+        said_at=row.said_at,
+        tokens=tuple(row.tokens.split()),
+        sources=tuple(row.sources),
+        metadata=row.metadata,
+        vectors=None if row.data is None else vectors_from(row.data, row.windows, row.dim),
+    )
+
+
+def vectors_from(data: bytes, windows: int, dim: int) -> Vectors:
+    return np.frombuffer(data, dtype="<f4").reshape(windows, dim)
+
+
+def vector_row(vectors: Vectors) -> dict[str, Any]:
+    """The stored form. Raises `InvalidInput` for what is no table of numbers."""
+    table = np.ascontiguousarray(vectors, dtype="<f4")
+    if table.ndim != 2 or 0 in table.shape:
+        raise InvalidInput(f"vectors have the shape {table.shape}: give (windows, dimensions)")
+    return {"windows": table.shape[0], "dim": table.shape[1], "data": table.tobytes()}
+
+
+def sources_json(sources: Sequence[str]) -> list[str]:
+    """Without repeats, in order."""
+    return list(dict.fromkeys(sources))

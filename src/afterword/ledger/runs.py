@@ -1,0 +1,60 @@
+"""Runs: long work of one user, done as one short job a chunk."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from afterword.ledger import jobs, rows, schema
+
+if TYPE_CHECKING:
+    from afterword.ledger.tx import Held, Tx
+    from afterword.records import NewJob, Run, Scope
+
+_run = schema.run
+_job = schema.job
+
+
+def runs(conn: sa.Connection, scope_id: int, kind: str | None, limit: int) -> list[Run]:
+    query = sa.select(_run).where(_run.c.scope_id == scope_id)
+    if kind is not None:
+        query = query.where(_run.c.kind == kind)
+    newest = query.order_by(_run.c.started_at.desc(), _run.c.id).limit(limit)
+    return [rows.run_from(row) for row in conn.execute(newest)]
+
+
+def start_run(tx: Tx, scope: Scope, kind: str, total: int, job: NewJob, room: jobs.Room) -> tuple[Run, bool]:
+    """A new run with its first job; or the one that runs, whose job is made again should it have got lost.
+
+    The job's payload gains `run_id`, and `after`: how far earlier runs of this kind have come (a change number).
+    """
+    held = tx.hold(scope)
+    row = _running(held, kind)
+    fresh = row is None
+    if row is None:
+        new = {"id": uuid.uuid4().hex, "scope_id": held.id, "kind": kind, "state": "running", "done": 0}
+        held.conn.execute(sa.insert(_run).values(**new, total=total, message="", started_at=held.now))
+        row = _running(held, kind)
+    assert row is not None
+    if fresh or not _has_job(held, row.id):
+        payload = {**job.payload, "run_id": row.id, "after": _reached(held, kind)}
+        jobs.put(held, replace(job, payload=payload), room)
+    return rows.run_from(row), fresh
+
+
+def _running(held: Held, kind: str) -> rows.Row | None:
+    at = _run.c.scope_id == held.id, _run.c.kind == kind, _run.c.state == "running"
+    return held.conn.execute(sa.select(_run).where(*at)).first()
+
+
+def _has_job(held: Held, run_id: str) -> bool:
+    at = _job.c.scope_id == held.id, _job.c.run_id == run_id, _job.c.finished_at.is_(None)
+    return held.conn.execute(sa.select(_job.c.id).where(*at).limit(1)).first() is not None
+
+
+def _reached(held: Held, kind: str) -> int:
+    at = _run.c.scope_id == held.id, _run.c.kind == kind
+    return held.conn.execute(sa.select(sa.func.max(_run.c.reached)).where(*at)).scalar() or 0

@@ -1,0 +1,95 @@
+"""What an index is built from: current entries, changes after a cursor, and what has no vectors yet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from afterword.ledger import rows, schema
+from afterword.ports import IndexChange
+from afterword.records import Ref, ScopeState
+
+if TYPE_CHECKING:
+    from afterword.ports import Entry
+
+_entry = schema.entry
+_vector = schema.vector
+_change = schema.change
+_scope = schema.scope
+
+
+def state(conn: sa.Connection, scope_id: int) -> ScopeState:
+    row = conn.execute(sa.select(_scope).where(_scope.c.id == scope_id)).first()
+    return ScopeState(0, 0, None) if row is None else ScopeState(row.seq, row.epoch, row.model)
+
+
+def _vectors_of(model: str | None) -> sa.ColumnElement[bool]:
+    same = _vector.c.scope_id == _entry.c.scope_id, _vector.c.record == _entry.c.record
+    return sa.and_(*same, _vector.c.version == _entry.c.version, _vector.c.model == (model or ""))
+
+
+def changes(conn: sa.Connection, scope_id: int, after: int, limit: int) -> list[IndexChange]:
+    serving = state(conn, scope_id).model
+    same = sa.and_(_entry.c.scope_id == _change.c.scope_id, _entry.c.record == _change.c.record)
+    query = (
+        sa.select(_change.c.seq, _change.c.record.label("changed"), *_entry.c, *_data())
+        .select_from(_change.outerjoin(_entry, same).outerjoin(_vector, _vectors_of(serving)))
+        .where(_change.c.scope_id == scope_id, _change.c.seq > after)
+        .order_by(_change.c.seq)
+        .limit(limit)
+    )
+    return [
+        IndexChange(row.seq, row.changed, None if row.record is None else rows.entry_from(row))
+        for row in conn.execute(query)
+    ]
+
+
+def _data() -> tuple[sa.Column[Any], ...]:
+    return _vector.c.windows, _vector.c.dim, _vector.c.data
+
+
+def entries(conn: sa.Connection, scope_id: int, after: str, limit: int) -> tuple[ScopeState, list[Entry]]:
+    at = state(conn, scope_id)
+    query = (
+        sa.select(*_entry.c, *_data())
+        .select_from(_entry.outerjoin(_vector, _vectors_of(at.model)))
+        .where(_entry.c.scope_id == scope_id, _entry.c.record > after)
+        .order_by(_entry.c.record)
+        .limit(limit)
+    )
+    return at, [rows.entry_from(row) for row in conn.execute(query)]
+
+
+def lacking(model: str) -> sa.ColumnElement[bool]:
+    """Entries whose last vectors are not of this model; as ranges, so that an index finds them."""
+    return sa.or_(_entry.c.model.is_(None), _entry.c.model < model, _entry.c.model > model)
+
+
+def unembedded(conn: sa.Connection, scope_id: int, model: str, limit: int) -> list[tuple[Ref, str]]:
+    query = (
+        sa.select(_entry.c.record, _entry.c.version, _entry.c.kind)
+        .where(_entry.c.scope_id == scope_id, lacking(model))
+        .order_by(_entry.c.said_at.desc(), _entry.c.position.desc(), _entry.c.record)
+        .limit(limit)
+    )
+    found = conn.execute(query).all()
+    return [(Ref(row.record, row.version), _text(conn, scope_id, row)) for row in found]
+
+
+def _text(conn: sa.Connection, scope_id: int, row: rows.Row) -> str:
+    if row.kind == "turn":
+        turn = schema.turn
+        at = turn.c.scope_id == scope_id, turn.c.id == row.record
+        said = conn.execute(sa.select(turn.c.speaker, turn.c.text).where(*at)).one()
+        return rows.labelled(said.speaker, said.text)
+    version = schema.version
+    at = version.c.scope_id == scope_id, version.c.id == row.record
+    text: str = conn.execute(sa.select(version.c.text).where(*at, version.c.version == row.version)).scalar_one()
+    return text
+
+
+def vector_counts(conn: sa.Connection, scope_id: int, model: str) -> tuple[int, int]:
+    have = sa.select(sa.func.count()).where(_vector.c.scope_id == scope_id, _vector.c.model == model)
+    all_ = sa.select(sa.func.count()).where(_entry.c.scope_id == scope_id)
+    return conn.execute(have).scalar() or 0, conn.execute(all_).scalar() or 0

@@ -1,0 +1,347 @@
+"""The ledger's database as a SQLite file: one writing thread, a few reading threads.
+
+The functions that read and write are plain functions over a `Connection`. A whole transaction runs in one go in a
+thread: measured, that costs under half the CPU of handing each statement to a thread, and a caller that is cancelled
+can't stop it half-way. The writer takes the reply path first and commits together what waits together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import queue
+import sqlite3
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import sqlalchemy as sa
+
+from afterword.errors import Closed, LedgerError
+from afterword.ledger import dialect, migrate
+from afterword.ledger.bell import Bell
+from afterword.ledger.tx import Tx
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from afterword.ports import Clock
+
+T = TypeVar("T")
+
+READERS = 4
+BUSY_SECONDS = 10.0
+BATCH_SECONDS = 0.02  # so that a reply never waits long behind what was begun before it
+SCRUB_TRIES = 20
+SCRUB_PAUSE = 0.01  # seconds; readers are short
+LAST = 99  # the rank of the sentinel that ends the writer
+
+_WRITER = (
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    "secure_delete=ON",
+    f"busy_timeout={int(BUSY_SECONDS * 1000)}",
+    "wal_autocheckpoint=1000",
+    "cache_size=-16000",
+)
+_READER = ("query_only=ON", f"busy_timeout={int(BUSY_SECONDS * 1000)}", "cache_size=-8000", "mmap_size=268435456")
+
+
+@dataclass(order=True, slots=True)
+class _Item(Generic[T]):
+    """A write that waits, in the order of its rank and then of its coming."""
+
+    rank: int
+    number: int
+    function: Callable[[Tx], T] | None = field(compare=False)  # None: the end
+    future: asyncio.Future[T] | None = field(compare=False, default=None)
+    result: T | None = field(compare=False, default=None)
+    error: BaseException | None = field(compare=False, default=None)
+    erases: bool = field(compare=False, default=False)
+    touched: frozenset[Any] = field(compare=False, default=frozenset())
+
+
+class SqliteDatabase:
+    """Opens the file, migrates it, and runs reads and writes."""
+
+    def __init__(self, url: sa.URL, clock: Clock, poll_seconds: float) -> None:
+        self.bell = Bell()
+        self._clock = clock
+        self._poll_seconds = poll_seconds
+        self._path = Path(url.database or "")
+        self._where = f"the ledger {self._path}"
+        self._engine = sa.create_engine(
+            url.set(drivername="sqlite+pysqlite"),
+            poolclass=sa.NullPool,
+            connect_args={"check_same_thread": False, "isolation_level": None, "cached_statements": 512},
+        )
+        self._waiting: queue.PriorityQueue[_Item[Any]] = queue.PriorityQueue()
+        self._numbers = itertools.count()
+        self._readers: ThreadPoolExecutor | None = None
+        self._reading = threading.local()
+        self._connections: list[sa.Connection] = []
+        self._writer: threading.Thread | None = None
+        self._writing: sa.Connection | None = None
+        self._look_at = 0.0
+        self._seen: int | None = None  # `data_version` when we last looked
+        self._unscrubbed = False
+
+    # ── life ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def open(self) -> None:
+        """Migrate and start the threads. Raises `LedgerError`, `LedgerDamaged`."""
+        self._loop = asyncio.get_running_loop()
+        try:
+            self._writing = await asyncio.to_thread(self._open_writer)
+        except (sa.exc.SQLAlchemyError, sqlite3.Error, OSError) as error:
+            raise dialect.explain(error, self._where) from error
+        self._writer = threading.Thread(target=self._write_for_ever, name="afterword-ledger", daemon=True)
+        self._writer.start()
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="afterword-read")
+
+    def _open_writer(self) -> sa.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        conn = self._connect(_WRITER)
+        try:
+            migrate.migrate(conn, begin="BEGIN IMMEDIATE")
+        except BaseException:
+            conn.close()
+            raise
+        return conn
+
+    def _connect(self, pragmas: tuple[str, ...]) -> sa.Connection:
+        conn = self._engine.connect()
+        try:
+            for pragma in pragmas:
+                conn.exec_driver_sql(f"PRAGMA {pragma}")
+        except BaseException:
+            conn.close()
+            raise
+        return conn
+
+    async def aclose(self) -> None:
+        """End what waits, then the threads. May be called twice."""
+        if self._writer is None or self._readers is None or self._writing is None:
+            return
+        writer, readers, self._writer = self._writer, self._readers, None
+        self._waiting.put(_Item(LAST, next(self._numbers), None))
+        await asyncio.to_thread(writer.join)
+        await asyncio.to_thread(readers.shutdown)
+        await asyncio.to_thread(self._close_connections)
+
+    def _close_connections(self) -> None:
+        for conn in self._connections:
+            conn.close()
+        self._connections.clear()
+        if self._writing is not None:
+            if self._unscrubbed:
+                self._scrub_now()
+            self._writing.close()
+            self._writing = None
+        self._engine.dispose()
+
+    # ── reading ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def read(self, function: Callable[[sa.Connection], T]) -> T:
+        """Run `function` on one snapshot, in a reading thread."""
+        if self._readers is None or self._writer is None:
+            raise Closed("the ledger is closed: open it before use")
+        return await self._loop.run_in_executor(self._readers, self._read, function)
+
+    def _read(self, function: Callable[[sa.Connection], T]) -> T:
+        try:
+            conn = self._reader()
+            driver = _driver(conn)
+            driver.execute("BEGIN")
+            try:
+                return function(conn)
+            finally:
+                driver.execute("ROLLBACK")
+        except (sa.exc.DBAPIError, sqlite3.Error) as error:
+            raise dialect.explain(error, self._where) from error
+
+    def _reader(self) -> sa.Connection:
+        conn: sa.Connection | None = getattr(self._reading, "conn", None)
+        if conn is None:
+            conn = self._reading.conn = self._connect(_READER)
+            self._connections.append(conn)
+        return conn
+
+    # ── writing ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def write(self, function: Callable[[Tx], T], rank: int, *, erases: bool = False) -> T:
+        """Run `function` in a transaction; returns when it is durable. A lower rank goes first.
+
+        `erases`: text was deleted and shall leave the write-ahead log too.
+
+        Raises what `function` raises, or `LedgerError` when the commit failed: then nothing was written.
+        """
+        if self._writer is None:
+            raise Closed("the ledger is closed: open it before use")
+        item: _Item[T] = _Item(rank, next(self._numbers), function, self._loop.create_future(), erases=erases)
+        self._waiting.put(item)
+        assert item.future is not None
+        return await item.future
+
+    def _write_for_ever(self) -> None:
+        while True:
+            batch = self._batch(self._next_item())
+            if not batch:
+                return
+            if any(item.erases and item.error is None for item in batch):
+                self._scrub_now()
+            self._tell(self._settle, batch)
+
+    def _batch(self, item: _Item[Any]) -> list[_Item[Any]]:
+        """Write `item` and what waits behind it, as far as time allows, with one commit. Empty: the end was met."""
+        done: list[_Item[Any]] = []
+        if item.function is None:
+            return done
+        until = time.monotonic() + BATCH_SECONDS
+        try:
+            driver = self._begin()
+            while True:
+                done.append(item)
+                self._one(driver, item)
+                if time.monotonic() > until:
+                    break
+                item = self._waiting.get_nowait()
+                if item.function is None:
+                    self._waiting.put(item)
+                    break
+        except queue.Empty:
+            pass
+        except (sa.exc.DBAPIError, sqlite3.Error) as error:
+            self._rollback()
+            return self._each_alone(done, error) if len(done) > 1 else _failed(done or [item], self._explain(error))
+        return self._commit(done)
+
+    def _begin(self) -> sqlite3.Connection:
+        assert self._writing is not None
+        driver = _driver(self._writing)
+        driver.execute("BEGIN IMMEDIATE")
+        return driver
+
+    def _one(self, driver: sqlite3.Connection, item: _Item[Any]) -> None:
+        """Run one item between savepoints: when it fails, it fails alone. Database errors go through."""
+        assert self._writing is not None
+        assert item.function is not None
+        tx = Tx(self._writing, self._clock.now())
+        driver.execute("SAVEPOINT item")
+        try:
+            item.result = item.function(tx)
+            tx.flush()
+        except (sa.exc.DBAPIError, sqlite3.Error):
+            raise
+        except Exception as error:  # noqa: BLE001 - the caller gets it; the writer must go on
+            driver.execute("ROLLBACK TO item")
+            item.error = error
+        else:
+            item.touched = frozenset(tx.touched)
+        driver.execute("RELEASE item")
+
+    def _commit(self, done: list[_Item[Any]]) -> list[_Item[Any]]:
+        try:
+            assert self._writing is not None
+            _driver(self._writing).execute("COMMIT")
+        except sqlite3.Error as error:
+            self._rollback()
+            return _failed(done, self._explain(error))
+        return done
+
+    def _rollback(self) -> None:
+        assert self._writing is not None
+        driver = _driver(self._writing)
+        if driver.in_transaction:  # some errors, a full disk for one, have rolled back already
+            with contextlib.suppress(sqlite3.Error):
+                driver.execute("ROLLBACK")
+
+    def _each_alone(self, items: list[_Item[Any]], error: BaseException) -> list[_Item[Any]]:
+        """A database error in a batch: each of it is tried again in a transaction of its own."""
+        settled: list[_Item[Any]] = []
+        for item in items:
+            item.result, item.error, item.touched = None, None, frozenset()
+            try:
+                self._one(self._begin(), item)
+                settled += self._commit([item])
+            except (sa.exc.DBAPIError, sqlite3.Error) as error:
+                self._rollback()
+                settled += _failed([item], self._explain(error))
+        return settled
+
+    def _explain(self, error: BaseException) -> LedgerError:
+        explained = dialect.explain(error, self._where)
+        explained.__cause__ = error
+        return explained
+
+    def _settle(self, batch: list[_Item[Any]]) -> None:
+        """Back on the loop: hand out what came of it, and wake the watchers."""
+        for item in batch:
+            if item.future is None or item.future.done():  # its caller was cancelled
+                continue
+            if item.error is not None:
+                item.future.set_exception(item.error)
+            else:
+                item.future.set_result(item.result)
+        self.bell.ring(scope for item in batch for scope in item.touched)
+
+    # ── other processes, erased text ───────────────────────────────────────────────────────────────────────────────
+
+    def _next_item(self) -> _Item[Any]:
+        """The next write; while there is none, and now and then while there are many, look around."""
+        while True:
+            if time.monotonic() >= self._look_at:
+                self._look_around()
+                self._look_at = time.monotonic() + self._poll_seconds
+            with contextlib.suppress(queue.Empty):
+                return self._waiting.get(timeout=self._poll_seconds)
+
+    def _scrub_now(self) -> None:
+        self._unscrubbed = True  # tried again when the writer is idle, and at the end
+        with contextlib.suppress(sqlite3.Error):
+            assert self._writing is not None
+            self._unscrubbed = not _scrub(_driver(self._writing))
+
+    def _look_around(self) -> None:
+        """Another process's commit shows in the writing connection's `data_version`; its own commits don't."""
+        assert self._writing is not None
+        driver = _driver(self._writing)
+        with contextlib.suppress(sqlite3.Error):
+            (version,) = driver.execute("PRAGMA data_version").fetchone()
+            if self._seen is not None and version != self._seen:
+                self._tell(self.bell.ring_all)
+            self._seen = version
+            if self._unscrubbed:
+                self._unscrubbed = not _scrub(driver)
+
+    def _tell(self, function: Callable[..., None], *args: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody is left to tell
+            self._loop.call_soon_threadsafe(function, *args)
+
+
+def _driver(conn: sa.Connection) -> sqlite3.Connection:
+    """The connection below SQLAlchemy's: transactions are opened and ended here, by name."""
+    driver = conn.connection.dbapi_connection
+    assert isinstance(driver, sqlite3.Connection)
+    return driver
+
+
+def _scrub(driver: sqlite3.Connection) -> bool:
+    """Empty the write-ahead log, so that what was erased stands in no file any more. False: a reader was in the way."""
+    for _ in range(SCRUB_TRIES):
+        (busy, _, _) = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if not busy:
+            return True
+        time.sleep(SCRUB_PAUSE)
+    return False
+
+
+def _failed(items: list[_Item[Any]], error: LedgerError) -> list[_Item[Any]]:
+    for item in items:
+        if item.error is None:
+            item.result, item.error, item.touched = None, error, frozenset()
+    return items

@@ -1,0 +1,61 @@
+"""CPU work off the event loop, and the real clock."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import time
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import TypeVar, TypeVarTuple
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class Pools:
+    """Two bounded pools: threads for work that releases the GIL, one spawned process for work that holds it.
+
+    The process starts when it is first needed and is made again if it was killed.
+    """
+
+    def __init__(self, threads: int = 2) -> None:
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="afterword-cpu")
+        self._processes: ProcessPoolExecutor | None = None
+
+    async def thread(self, function: Callable[[*Args], T], *args: *Args) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+
+    async def process(self, function: Callable[[*Args], T], *args: *Args) -> T:
+        loop = asyncio.get_running_loop()
+        for attempt in (1, 2):
+            if self._processes is None:
+                # spawn: a forked child would inherit locks that threads of ours hold
+                self._processes = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+            try:
+                return await loop.run_in_executor(self._processes, function, *args)
+            except BrokenExecutor:
+                self._processes = None
+                if attempt == 2:
+                    raise
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        """Wait for nothing: work that is still queued is dropped."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._processes is not None:
+            self._processes.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,191 @@
+"""Search: a query to the records that answer it, read-only, under a deadline, and never an error for an outage."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from afterword.ports import Query
+from afterword.ranking import (
+    Scored,
+    Weights,
+    fuse,
+    item_of,
+    leaders,
+    rank,
+    read_question,
+    without_repeaters,
+)
+from afterword.records import Filters, Hit, MemoryRecord, Ref, Scope, Turn
+from afterword.tokens import tokens
+
+if TYPE_CHECKING:
+    from afterword.ports import Candidate, Clock, Embedder, Index, Offload, Reads, Vector
+
+log = structlog.get_logger(__name__)
+
+LONG = 12_000  # characters of a query that are looked at: its beginning and its end
+LONG_EMBEDDED = 2_000  # the same for its embedding
+MOST_TOKENS = 2_000
+CANDIDATES = 100  # a leg
+READ = 60  # candidates that are read back, or three times the limit
+RECEIPTS = 30  # places among which replies are compared with what they were given
+EMBEDDER_SHARE = 0.6  # of the deadline
+LEAST = 0.05  # seconds that reading back is left with
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """What was found, best first; `missed` says why something may be lacking ("" when nothing went wrong)."""
+
+    hits: tuple[Hit, ...]
+    missed: str
+    ms: float
+
+
+class Recall:
+    """The search of one memory. `embedder_for` gives the embedder of a serving model (None: words only).
+
+    `deadline` is in seconds, for the whole search; `half_life_days` is that of strength.
+    """
+
+    def __init__(
+        self,
+        reads: Reads,
+        index: Index,
+        embedder_for: Callable[[str | None], Embedder | None],
+        *,
+        offload: Offload,
+        clock: Clock,
+        deadline: float,
+        half_life_days: float,
+        weights: Weights | None = None,
+    ) -> None:
+        self._reads = reads
+        self._index = index
+        self._embedder_for = embedder_for
+        self._offload = offload
+        self._clock = clock
+        self._deadline = deadline
+        self._half_life_days = half_life_days
+        self._weights = weights or Weights()
+
+    async def search(
+        self, scope: Scope, query: str, *, limit: int, filters: Filters, exclude: frozenset[str] = frozenset()
+    ) -> Recalled:
+        """The best `limit` records. `exclude` (record ids) are left out beside those of the filters."""
+        started = self._clock.monotonic()
+        filters = replace(filters, exclude=filters.exclude | exclude)
+        hits: tuple[Hit, ...] = ()
+        try:
+            async with asyncio.timeout(self._deadline):
+                hits, missed = await self._search(scope, shortened(query, LONG), limit, filters)
+        except TimeoutError:
+            missed = f"searched nothing: the index did not answer within {self._deadline:g} s"
+            log.warning("recall_timed_out", deadline=self._deadline)
+        except Exception as error:  # noqa: BLE001  whatever breaks here costs the reply its memories, not its life
+            missed = f"searched nothing: {_cause(error)}"
+            log.warning("recall_failed", error=type(error).__name__, at=_place(error))
+        return Recalled(hits, missed, 1000 * (self._clock.monotonic() - started))
+
+    async def _search(self, scope: Scope, text: str, limit: int, filters: Filters) -> tuple[tuple[Hit, ...], str]:
+        words = shortened_tokens(tokens(text))
+        if not words:
+            return (), ""
+        state = await self._reads.state(scope)
+        vector, missed = await self._embedded(text, state.model)
+        wanted = Query(words, vector, state.model, filters, max(CANDIDATES, 2 * limit))
+        found = await self._index.search(scope, wanted)
+        ranked, fused_refs = await self._ranked(scope, text, found, limit, filters)
+        return tuple(_hit(one, fused_refs[one.item.ref]) for one in ranked[:limit]), missed
+
+    # ── the query's vector ────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _embedded(self, text: str, model: str | None) -> tuple[Vector | None, str]:
+        embedder = self._embedder_for(model) if model is not None else None
+        if embedder is None:
+            return None, ""
+        patience = EMBEDDER_SHARE * self._deadline
+        try:
+            async with asyncio.timeout(patience):
+                return await embedder.query(shortened(text, LONG_EMBEDDED)), ""
+        except TimeoutError:
+            log.warning("query_embedding_timed_out", patience=patience)
+            return None, f"searched by words only: the embedder did not answer within {patience:g} s"
+        except Exception as error:  # noqa: BLE001  an embedder may be anybody's; without it there are still words
+            log.warning("query_embedding_failed", error=type(error).__name__, at=_place(error))
+            return None, f"searched by words only: {_cause(error)}"
+
+    # ── reading back and ranking ──────────────────────────────────────────────────────────────────────────────────
+
+    async def _ranked(
+        self, scope: Scope, text: str, found: Sequence[Candidate], limit: int, filters: Filters
+    ) -> tuple[list[Scored], dict[Ref, Turn | MemoryRecord]]:
+        fused = fuse({one.ref: one.legs for one in found if one.ref.record not in filters.exclude}, self._weights)
+        records = await self._reads.read(scope, leaders(fused, max(READ, 3 * limit)))
+        now = self._clock.now()
+        items = [item_of(record, now, self._half_life_days) for record in records.values()]
+        speakers = {item.speaker for item in items if item.speaker}
+        question = read_question(text, tokens, speakers)
+        ranked = rank(items, fused, question, tokens, self._weights)
+        given = await self._given(scope, [records[one.item.ref] for one in ranked[:RECEIPTS]])
+        return without_repeaters(ranked, given), records
+
+    async def _given(self, scope: Scope, records: Sequence[Turn | MemoryRecord]) -> dict[str, frozenset[str]]:
+        """What each reply among the records was given: ids of memories and of the turns they rest on."""
+        made = [record.id for record in records if isinstance(record, Turn) and record.reply_to is not None]
+        receipts = await asyncio.gather(*(self._reads.receipt(scope, reply) for reply in made))
+        return {
+            reply: frozenset(name for item in receipt.items for name in (item.ref.record, *item.sources))
+            for reply, receipt in zip(made, receipts, strict=True)
+            if receipt is not None
+        }
+
+
+def shortened(text: str, limit: int) -> str:
+    """The text, or its beginning and its end: there stands what somebody asks about a long paste."""
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 2]}\n{text[-limit // 2 :]}"
+
+
+def shortened_tokens(words: tuple[str, ...]) -> tuple[str, ...]:
+    """At most `MOST_TOKENS` of the tokens, from both ends."""
+    if len(words) <= MOST_TOKENS:
+        return words
+    return words[: MOST_TOKENS // 2] + words[-MOST_TOKENS // 2 :]
+
+
+def _cause(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _place(error: Exception) -> str:
+    """Where it was raised. Not the whole traceback: a log that shows local variables would show what people said."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+
+
+def _hit(one: Scored, record: Turn | MemoryRecord) -> Hit:
+    turn = isinstance(record, Turn)
+    return Hit(
+        ref=one.item.ref,
+        kind=one.item.kind,
+        text=record.text,
+        score=one.score,
+        parts=dict(one.parts),
+        said_at=record.said_at,
+        utc_offset=record.utc_offset,
+        chat_id=record.chat_id,
+        role=one.item.role,
+        speaker=one.item.speaker,
+        sources=() if turn else one.item.sources,
+        strength=one.item.strength if not turn else 1.0,
+        metadata=record.metadata,
+    )

