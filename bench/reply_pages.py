@@ -123,7 +123,7 @@ def plain_embed(name: str) -> Embed:
     return embed
 
 
-def gradio_app(handler: Handler) -> gr.Blocks:
+def gradio_app(handler: Handler) -> Any:
     with gr.Blocks(analytics_enabled=False) as demo:
         asked, shown = gr.JSON(visible=False), gr.Markdown()
         send = gr.Button("Send")
@@ -175,7 +175,8 @@ def build(arguments: argparse.Namespace) -> FastAPI:
         return mount_page(app, lambda: opened.get("memory"), afterword_settings(arguments))
     pages = {"floor": floor_page, "blocking": blocking_page, "threads": threads_page}
     handler, finished = pages[arguments.design](arguments)
-    return gr.mount_gradio_app(app, gradio_app(handler), path="")
+    gr.mount_gradio_app(app, gradio_app(handler), path="")
+    return app
 
 
 def main() -> None:

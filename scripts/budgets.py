@@ -106,8 +106,9 @@ def heavy_imports(rules: dict[str, Any]) -> Iterator[str]:
         "import afterword": "import afterword",
         "afterword --help": "sys.argv[1:] = ['--help']; from afterword.cli import main; main()",
     }
-    for name in rules["imports"]["pure"]:
-        statements[f"import afterword.{name}"] = f"import afterword.{name}"
+    pure = {f"import afterword.{name}": f"import afterword.{name}" for name in rules["imports"]["pure"]}
+    if loaded("; ".join(pure.values()), heavy):  # one process for all of them; only then one for each, to name it
+        statements |= pure
     for name, statement in statements.items():
         if found := loaded(statement, heavy):
             yield f"{name} loads {', '.join(found)}: import it when it is chosen, or under TYPE_CHECKING"

@@ -95,7 +95,7 @@ class Installer:
         if self._sound():
             return
         _clear(self._environment)
-        say(f"making the environment in {self._environment} (the first time takes a minute or two)")
+        say(f"making the environment in {self._environment} (the first time takes a few minutes)")
         if self._uv:
             _run([self._uv, "venv", "--quiet", "--no-project", "--python", sys.executable, str(self._environment)])
             return

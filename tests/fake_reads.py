@@ -144,7 +144,9 @@ class FakeReads:
     async def memories(
         self, scope: Scope, filters: Filters, *, limit: int = 100, offset: int = 0, retired: bool = False
     ) -> list[MemoryRecord]:
-        kept = [m for m in self._current() if not filters.kinds or m.kind in filters.kinds]
+        held = self.held if retired else self._current()
+        kept = [m for m in held if not filters.kinds or m.kind in filters.kinds]
+        kept = [m for m in kept if filters.until is None or m.said_at < filters.until]
         newest = sorted(kept, key=lambda memory: memory.said_at, reverse=True)
         return newest[offset : offset + limit]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -40,7 +42,15 @@ async def exact(reads: Reads, offload: Offload, tmp_path: Path) -> Index:
     return ExactIndex(reads, offload=offload)
 
 
+async def milvus_lite(reads: Reads, offload: Offload, tmp_path: Path) -> Index:
+    # imported when it is chosen: the client takes two seconds
+    made: Index = await import_module("tests.milvus_adapter").milvus_lite(reads, offload, tmp_path)
+    return made
+
+
 INDEXES: list[tuple[str, IndexFactory]] = [("exact", exact)]
+if find_spec("pymilvus") and find_spec("milvus_lite"):
+    INDEXES.append(("milvus-lite", milvus_lite))
 """Name and factory of each adapter. The suite opens and closes what a factory makes."""
 
 

@@ -101,17 +101,18 @@ def test_a_time_out_carries_a_ticket(memory: Memory, llm: ScriptedLLM) -> None:
 
 def test_a_call_on_its_own_thread_is_refused_rather_than_hanging(settings: Settings) -> None:
     caught: list[BaseException] = []
+    held: list[Memory] = []
 
     def answer(messages: Sequence[Message], schema: Any) -> str:
         try:
-            memory.search("anything", "ann")
+            held[0].search("anything", "ann")
         except Closed as error:
             caught.append(error)
-        return '{"records": []}'
+        return '{"entries": []}'
 
-    memory = Memory(settings, llm=ScriptedLLM(answers=answer))
-    with memory:
-        memory.add("I moved to Oslo.", "ann", timeout=10)
+    with Memory(settings, llm=ScriptedLLM(answers=answer)) as opened:
+        held.append(opened)
+        opened.add("I moved to Oslo.", "ann", timeout=10)
     assert "own thread" in str(caught[0])
 
 
@@ -165,7 +166,7 @@ class _SlowLLM:
     def generate(self, messages: Sequence[Message], schema: Any) -> Iterator[str]:
         if schema is not None:
             self.free.wait(20)
-            yield '{"records": []}'
+            yield '{"entries": []}'
             return
         yield from ("one ", "two")
 
@@ -195,7 +196,7 @@ async def _leave_early(llm: ThreadedLLM) -> str:
     prompt = Prompt((Message("user", "x"),), "x", (), FrozenClock().now(), 0)
     stream = llm.stream(prompt)
     piece = await anext(stream)
-    await stream.aclose()  # type: ignore[attr-defined]
+    await stream.aclose()
     return piece
 
 

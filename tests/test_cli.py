@@ -247,24 +247,26 @@ def server(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         process.communicate()
 
 
-def test_serve_answers_refuses_a_second_and_stops_in_seconds_with_a_tab_open(afterword: Afterword) -> None:
+def test_serve_answers_refuses_a_second_and_stops_in_seconds_with_a_tab_open(
+    afterword: Afterword, tmp_path: Path
+) -> None:
     with server("--port", "0") as (process, address):
         assert httpx.get(address + "healthz").json() == {"status": "ok"}
         assert "afterword[page]" in httpx.get(address).text or "not asked for" in httpx.get(address).text
         assert address in afterword("serve", "--port", "0", code=1)
+        port = address.rstrip("/").rpartition(":")[2]
+        said = afterword("serve", "--port", port, "--data-dir", str(tmp_path / "other"), code=1)
+        assert f"port {port} is taken" in said
         assert "Kept" in afterword("add", "The command line joins the ledger.", "--wait", "0")
         with httpx.stream("GET", address + "events", params={"user_id": "me"}) as tab:
             next(tab.iter_lines())
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=15) == 0
+        assert process.stderr is not None
+        said = process.stderr.read()
+        assert "Traceback" not in said
+        assert "ERROR" not in said
         assert "joins" in afterword("search", "command line ledger")
-
-
-def test_a_port_that_was_named_and_is_taken_is_an_error(afterword: Afterword, tmp_path: Path) -> None:
-    with server("--port", "0") as (_, address):
-        port = address.rstrip("/").rpartition(":")[2]
-        said = afterword("serve", "--port", port, "--no-page", "--data-dir", str(tmp_path / "other"), code=1)
-    assert f"port {port} is taken" in said
 
 
 def test_serving_others_needs_a_token(afterword: Afterword) -> None:

@@ -59,6 +59,21 @@ async def test_vectors_come_in_the_order_of_the_texts_in_batches(server: FakeOpe
     assert embedder.model == "openai:fake-embed"
 
 
+async def test_numbers_instead_of_base64_are_taken_too(server: FakeOpenAI, embedder: OpenAIEmbedder) -> None:
+    server.base64 = False
+    np.testing.assert_allclose(await embedder.query("a b"), hashed_vector("a b"), atol=1e-6)
+
+
+async def test_a_proxy_for_the_outside_takes_no_call_to_this_machine(
+    embedder: OpenAIEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    assert (await embedder.query("a")).shape == (64,)
+
+
 async def test_a_query_does_not_wait_for_passages(server: FakeOpenAI, embedder: OpenAIEmbedder) -> None:
     gate = server.hold("embeddings")
     passages = asyncio.create_task(embedder.passages(["a", "b"]))
@@ -75,7 +90,7 @@ async def test_a_query_does_not_wait_for_passages(server: FakeOpenAI, embedder: 
     [
         ("nan", "no numbers"),
         ("missing", "1 vectors for 2 texts"),
-        ("empty", "not the OpenAI protocol"),
+        ("empty", "0 vectors for 2 texts"),
         ("garbage", "not the OpenAI protocol"),
         ("cut", "broke off"),
     ],
@@ -109,7 +124,8 @@ async def test_each_outage_has_its_cause_and_fix(
     server: FakeOpenAI, behaviour: dict[str, Any], cause: str, fix: str
 ) -> None:
     server.always("embeddings", **behaviour)
-    embedder = OpenAIEmbedder(base_url=server.base_url, api_key=KEY, model="fake-embed", query_timeout=0.2)
+    limit = 0.2 if "fault" in behaviour else QUICK
+    embedder = OpenAIEmbedder(base_url=server.base_url, api_key=KEY, model="fake-embed", query_timeout=limit)
     error = await failure(embedder.query("a"))
     assert cause in str(error)
     assert fix in error.fix

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 from afterword.forget import STEP
@@ -49,6 +50,13 @@ async def test_old_episodes_without_turns_go_last_and_the_work_ends() -> None:
     reads.remember("its turn is there", sources=(reads.say("hello").id,), said_at=OLD)
     plan = await STEP.decide(JOB, desk(reads, policy=MONTH))
     assert (erased(plan), plan.jobs) == ([orphan.id], ())
+
+
+async def test_a_retired_episode_does_not_outlive_its_turn() -> None:
+    reads = FakeReads()
+    orphan = reads.remember("its turn is gone", sources=("gone",), said_at=OLD)
+    reads.held[0] = replace(orphan, retired="merged")
+    assert erased(await STEP.decide(JOB, desk(reads, policy=MONTH))) == [orphan.id]
 
 
 async def test_a_job_erases_a_bounded_number_and_leaves_the_rest_to_the_next() -> None:

@@ -1,15 +1,14 @@
-"""Chat models: the real protocol on loopback, each way it fails, and the stand-in that quotes."""
+"""Chat models: the real protocol on loopback, and each way it fails."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import re
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import anyio
@@ -18,10 +17,7 @@ import pytest
 from afterword.errors import AfterwordError, BadAnswer, LLMUnavailable
 from afterword.llms.openai import OpenAILLM, find_ollama
 from afterword.llms.outages import retry_after
-from afterword.llms.quoting import QuotingLLM
-from afterword.llms.thinking import ThinkFilter, without_thoughts
 from afterword.ports import LLM, Message, Prompt
-from afterword.records import Hit, Ref
 from afterword.testing import FakeOpenAI
 
 QUICK = 10.0
@@ -32,9 +28,8 @@ SCHEMA = {"type": "object", "properties": {"kind": {"enum": ["small_talk", "pers
 Make = Callable[..., OpenAILLM]
 
 
-def prompt(question: str = "Where do I live?", recalled: tuple[Hit, ...] = (), offset: int = 0) -> Prompt:
-    messages = (Message("system", "Be kind."), Message("user", question))
-    return Prompt(messages, question, recalled, NOW, offset)
+def prompt(question: str = "Where do I live?") -> Prompt:
+    return Prompt((Message("system", "Be kind."), Message("user", question)), question, (), NOW, 0)
 
 
 @pytest.fixture
@@ -136,27 +131,6 @@ async def test_a_thinking_model_gives_signs_of_life(server: FakeOpenAI, make: Ma
     assert pieces == ["", "Oslo."]
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
-@pytest.mark.parametrize(
-    ("text", "left"),
-    [
-        ("<think>a < b</think> \n Yes", "Yes"),
-        ("  <think></think>Yes <think>no</think>", "Yes <think>no</think>"),
-        ("<thin ice", "<thin ice"),
-        ("Plain <think>", "Plain <think>"),
-        ("<think>never ends", ""),
-        ("<think>x</think>", ""),
-        ("<th", "<th"),
-        ("", ""),
-    ],
-)
-def test_thoughts_are_found_however_the_text_is_cut(text: str, left: str, size: int) -> None:
-    thoughts = ThinkFilter()
-    pieces = [text[at : at + size] for at in range(0, len(text), size)]
-    assert "".join([*map(thoughts.feed, pieces), thoughts.rest()]) == left
-    assert without_thoughts(text) == left
-
-
 # ── outages, each with its cause and its fix ───────────────────────────────────────────────────────────────────────
 
 
@@ -244,15 +218,15 @@ SLOW = [
 @pytest.mark.parametrize(("fault", "setting"), SLOW)
 async def test_a_slow_reply_ends_at_its_deadline(server: FakeOpenAI, make: Make, fault: str, setting: str) -> None:
     server.always("chat", fault=fault)
-    llm = make(first_token_timeout=0.2, gap_timeout=0.2, total_timeout=0.4)
+    llm = make(first_token_timeout=QUICK if fault == "endless" else 0.2, total_timeout=0.5)
     began = time.monotonic()
     error = await failure(whole(llm))
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 5
     assert isinstance(error, LLMUnavailable)
     assert "gave no answer within 0." in str(error)
     assert setting in error.fix
     with anyio.fail_after(QUICK):
-        await server.until(lambda: server.counts["cancelled"] == 1)
+        await server.until(lambda: server.counts["running"] == 0)
 
 
 async def test_a_reply_that_stops_between_two_pieces_ends_at_the_gap_deadline(server: FakeOpenAI, make: Make) -> None:
@@ -272,9 +246,9 @@ async def test_a_slow_background_answer_ends_at_its_deadline(server: FakeOpenAI,
 
 async def test_a_listener_that_is_slow_costs_no_reply(server: FakeOpenAI, make: Make) -> None:
     seen: list[str] = []
-    async for piece in make(first_token_timeout=5.0, gap_timeout=0.05).stream(prompt()):
+    async for piece in make(gap_timeout=0.5).stream(prompt()):
         if not seen:
-            await asyncio.sleep(0.15)  # longer than the gap: the deadline is the server's, not the listener's
+            await asyncio.sleep(0.7)  # longer than the gap: the deadline is the server's, not the listener's
         seen.append(piece)
     assert "".join(seen).startswith("You said")
 
@@ -413,82 +387,12 @@ async def test_an_answer_of_a_megabyte_is_no_answer(server: FakeOpenAI, make: Ma
 async def test_models_are_listed_and_an_ollama_is_found(server: FakeOpenAI, make: Make) -> None:
     server.models = ("nomic-embed-text", "qwen2.5:7b", "llama3")
     assert await make().list_models() == list(server.models)
-    assert await find_ollama(server.base_url) == (server.base_url, "qwen2.5:7b")
+    assert await find_ollama(server.base_url, QUICK) == (server.base_url, "qwen2.5:7b")
     server.models = ("bge-m3",)
-    assert await find_ollama(server.base_url) is None
+    assert await find_ollama(server.base_url, QUICK) is None
     server.always("models", fault="hang")
     began = time.monotonic()
     assert await find_ollama(server.base_url) is None
     assert time.monotonic() - began < 2
     await server.aclose()
     assert await find_ollama(server.base_url) is None
-
-
-# ── quoting ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def hit(text: str, **changes: Any) -> Hit:
-    given: dict[str, Any] = {
-        "ref": Ref(changes.pop("id", text), 1),
-        "kind": "turn",
-        "score": 1.0,
-        "parts": {},
-        "said_at": datetime(2026, 5, 2, 22, 30, tzinfo=UTC),
-        "utc_offset": 120,
-        "role": "user",
-        **changes,
-    }
-    return Hit(text=text, **given)
-
-
-QUOTES = [
-    ("Where do I live?", hit("I live in Oslo."), "On 3 May you told me: “I live in Oslo.”"),
-    ("我住在哪里？", hit("我住在奥斯陆。"), "5月3日你告诉过我：“我住在奥斯陆。”"),
-    ("What did you advise?", hit("Take a coat.", role="assistant"), "On 3 May I said: “Take a coat.”"),
-    ("你建议了什么？", hit("带件外套。", role="assistant"), "5月3日我说过：“带件外套。”"),
-    ("Where does Ann live?", hit("In Oslo.", speaker="Ann"), "On 3 May Ann said: “In Oslo.”"),
-    (
-        "Who am I?",
-        hit("The user is a nurse.", kind="semantic", role=None),
-        "I remember (3 May): “The user is a nurse.”",
-    ),
-    ("我是谁？", hit("用户是护士。", kind="episodic", role=None), "我记得（5月3日）：“用户是护士。”"),
-    (
-        "Where did I live?",
-        hit("In Rome.", said_at=NOW - timedelta(days=400)),
-        "On 27 April 2025 you told me: “In Rome.”",
-    ),
-]
-
-
-@pytest.mark.parametrize(("question", "found", "reply"), QUOTES)
-async def test_without_an_llm_what_is_remembered_is_quoted(question: str, found: Hit, reply: str) -> None:
-    assert await whole(QuotingLLM(), prompt(question, (found,))) == reply
-
-
-async def test_only_the_best_are_quoted_and_nothing_twice() -> None:
-    turn = hit("I live in Oslo.", id="t1")
-    memory = hit("The user lives in Oslo.", kind="episodic", score=0.9, sources=("t1",))
-    near, far = hit("Oslo is cold.", score=0.8), hit("I like tea.", score=0.3)
-    reply = await whole(QuotingLLM(), prompt("Where do I live?", (turn, memory, near, far)))
-    assert re.findall("“(.*?)”", reply) == ["I live in Oslo.", "Oslo is cold."]
-
-
-@pytest.mark.parametrize(
-    ("question", "recalled", "reply"),
-    [
-        ("I moved to Oslo.", (hit("I live in Rome."),), "Noted."),
-        ("我搬到了奥斯陆。", (), "记下了。"),
-        ("Where do I live?", (), "I don't know that yet."),
-        ("我住在哪里？", (), "这个我还不知道。"),
-    ],
-)
-async def test_statements_are_taken_note_of(question: str, recalled: tuple[Hit, ...], reply: str) -> None:
-    assert await whole(QuotingLLM(), prompt(question, recalled)) == reply
-
-
-async def test_the_stand_in_can_decide_nothing() -> None:
-    assert QuotingLLM().quotes
-    error = await failure(answer(QuotingLLM()))
-    assert isinstance(error, LLMUnavailable)
-    assert "AFTERWORD_LLM_BASE_URL" in error.fix

@@ -77,6 +77,10 @@ async def settled(server: Server) -> None:
                     return
 
 
+THINGS = """anchor basket candle drum easel fiddle garden hammer inkwell jacket kettle lantern mirror needle orchard piano
+quilt rowboat saddle teapot umbrella violin wagon xylophone yacht zither accordion bicycle compass diary""".split()
+
+
 async def test_kill_at_any_moment_loses_no_acknowledged_turn_and_applies_no_change_twice(tmp_path: Path) -> None:
     told: list[str] = []
     async with FakeOpenAI() as llm:
@@ -84,7 +88,7 @@ async def test_kill_at_any_moment_loses_no_acknowledged_turn_and_applies_no_chan
         for round_number in range(5):
             async with serving(tmp_path / "data", llm) as server:
                 for number in range(6):
-                    text = f"In round {round_number} I bought boat number {number}."
+                    text = f"My {THINGS[6 * round_number + number]} was a gift."
                     turn = {"user_id": "ann", "chat_id": f"chat{number % 3}", "text": text}
                     turn["turn_id"] = f"{round_number}-{number}"
                     answer = await server.client.post("/api/turns", json=turn)

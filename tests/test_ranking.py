@@ -17,6 +17,7 @@ from afterword.ranking import (
     content_words,
     fuse,
     leaders,
+    only_asks,
     rank,
     read_question,
     strength_at,
@@ -117,6 +118,13 @@ def test_a_statement_is_no_question(text: str) -> None:
     assert not asks(text)
 
 
+def test_a_question_that_tells_something_first_is_more_than_a_question() -> None:
+    assert only_asks("What is my dog called?")
+    assert only_asks("我的狗叫什么？")
+    assert not only_asks("My dog Rex is ill. What should I do?")
+    assert not only_asks("我的狗病了。怎么办？")
+
+
 @pytest.mark.parametrize(
     ("text", "about"),
     [
@@ -193,7 +201,7 @@ def test_a_question_lifts_the_turn_that_answers_it() -> None:
 def test_what_the_one_asked_about_said_goes_first() -> None:
     items = [item("hers", speaker="Ann"), item("his", speaker="Ben", position=3)]
     assert order(items, {"hers": 1.0, "his": 1.1}, "Where does Ann work?") == ["hers", "his"]
-    assert order(items, {"hers": 1.0, "his": 1.9}, "Where does Ann work?") == ["his", "hers"], "a prior, not a filter"
+    assert order(items, {"hers": 1.0, "his": 1.5}, "Where does Ann work?") == ["his", "hers"], "a prior, not a filter"
 
 
 def test_a_question_about_advice_turns_to_the_assistant() -> None:

@@ -13,12 +13,11 @@ import pytest
 
 from afterword.errors import EmbedderUnavailable, IndexUnavailable
 from afterword.index.exact import ExactIndex
-from afterword.offload import SystemClock
-from afterword.ports import Candidate, Embedder, Entry, Index, Offload, Query, Reads
+from afterword.ports import Candidate, Embedder, Index, Query
 from afterword.recall import Recall, Recalled, shortened
-from afterword.records import Filters, Ref, Scope, ScopeState
+from afterword.records import Filters, Ref, Scope
 from afterword.testing import FrozenClock, HashingEmbedder, InlineOffload
-from tests.index_adapters import ANN, BEN, MODEL, START, Shelf
+from tests.index_adapters import ANN, BEN, MODEL, Shelf
 
 
 @dataclass
@@ -303,126 +302,3 @@ async def test_without_vectors_the_embedder_is_not_asked(shelf: Shelf, index: Ex
     embedder = HashingEmbedder()
     assert await Search(shelf, index, embedder).ids("dog called")
     assert embedder.queries == []
-
-
-# ── the shards behind it ───────────────────────────────────────────────────────────────────────────────────────────
-
-
-async def test_a_search_that_gave_up_on_a_large_shard_leaves_it_being_built(shelf: Shelf) -> None:
-    held, started = asyncio.Event(), asyncio.Event()
-
-    class Slow(Shelf):
-        async def entries(self, scope: Scope, after: str = "", limit: int = 2000) -> tuple[ScopeState, list[Entry]]:
-            started.set()
-            await held.wait()
-            return await super().entries(scope, after, limit)
-
-    slow = Slow()
-    turn = slow.say("My dog is called Rex")
-    index = ExactIndex(slow.reads, offload=InlineOffload())
-    assert (await Search(slow, index, deadline=0.05)("dog")).hits == ()
-    assert started.is_set()
-    held.set()
-    assert await Search(slow, index).ids("dog") == [turn.id]
-    assert slow.pages == 2, "built once: a page of entries, and an empty one"
-    await index.aclose()
-
-
-async def test_a_warm_shard_reads_only_what_changed(shelf: Shelf, search: Search) -> None:
-    shelf.say("My dog is called Rex")
-    await search.ids("dog")
-    pages = shelf.pages
-    await search.ids("dog")
-    assert shelf.pages == pages
-    shelf.say("A penguin")
-    assert await search.ids("penguin")
-    assert shelf.pages == pages + 1
-
-
-async def test_the_least_recently_searched_user_is_dropped_above_the_budget(shelf: Shelf) -> None:
-    for scope in (ANN, BEN):
-        for number in range(40):
-            shelf.say(f"penguin {number}", scope=scope)
-    index = ExactIndex(shelf.reads, offload=InlineOffload(), memory_budget_bytes=60_000)
-    search = Search(shelf, index)
-    await search.ids("penguin 3 please")
-    await search.ids("penguin 3 please", scope=BEN)
-    assert index.scopes == (BEN,)
-    assert len(await search.ids("penguin 3 please")) == 10
-    assert index.scopes == (ANN,)
-    await index.aclose()
-
-
-async def test_pages_read_one_after_the_other_miss_nothing_that_changed_between(shelf: Shelf) -> None:
-    class Busy(Shelf):
-        async def entries(self, scope: Scope, after: str = "", limit: int = 2000) -> tuple[ScopeState, list[Entry]]:
-            answer = await super().entries(scope, after, 2 if limit == 2000 else limit)
-            if not after:
-                self.erase("chat-00000")
-                self.say("late penguin", chat="a")
-            return answer
-
-    busy = Busy()
-    for number in range(5):
-        busy.say(f"penguin {number}")
-    index = ExactIndex(busy.reads, offload=InlineOffload())
-    found = await Search(busy, index).ids("all penguins")
-    assert sorted(found) == ["a-00000", *(f"chat-{number:05}" for number in range(1, 5))]
-    await index.aclose()
-
-
-class Blocked:
-    """An offload that counts, and beats while work goes on."""
-
-    def __init__(self) -> None:
-        self.threads = 0
-        self._inner = InlineOffload()
-
-    async def thread(self, function: object, *args: object) -> object:
-        self.threads += 1
-        return await asyncio.to_thread(function, *args)  # type: ignore[arg-type]
-
-
-async def test_a_large_shard_is_built_and_searched_without_holding_the_loop(shelf: Shelf) -> None:
-    for number in range(6000):
-        shelf.say(f"penguin number {number} said something about topic{number % 97} and more", chat=f"c{number % 50}")
-    _, entries = await shelf.entries(ANN, "", 10_000)
-    offload = Blocked()
-
-    class Ready:
-        async def state(self, scope: Scope) -> ScopeState:
-            return ScopeState(1, 0, MODEL)
-
-        async def entries(self, scope: Scope, after: str = "", limit: int = 2000) -> tuple[ScopeState, list[Entry]]:
-            return await self.state(scope), [one for one in entries if one.ref.record > after][:limit]
-
-        async def changes(self, scope: Scope, after: int, limit: int = 2000) -> list[object]:
-            return []
-
-    index = ExactIndex(cast("Reads", Ready()), offload=cast("Offload", offload))
-    query = Query(("penguin", "topic3"), None, None, Filters(), 50)
-    longest = await _longest_hold(index, query)
-    assert offload.threads >= 2
-    assert longest < 0.1, "generous for a busy machine; a shard built in one go takes longer"
-    await index.aclose()
-
-
-async def _longest_hold(index: ExactIndex, query: Query) -> float:
-    clock, longest, done = SystemClock(), 0.0, asyncio.Event()
-
-    async def beat() -> None:
-        nonlocal longest
-        while not done.is_set():
-            before = clock.monotonic()
-            await asyncio.sleep(0)
-            longest = max(longest, clock.monotonic() - before)
-
-    heart = asyncio.create_task(beat())
-    assert await index.search(ANN, query)
-    done.set()
-    await heart
-    return longest
-
-
-def test_the_tests_own_clock_starts_after_the_shelf() -> None:
-    assert FrozenClock().now() > START

@@ -82,6 +82,9 @@ def test_chinese_turns_are_judged_alike() -> None:
     assert used(episode, "小雯住在哪里？", "小雯住在苏州。")
     assert may_change("小雯其实已经搬到无锡了", episode)
     assert not may_change("小雯住在哪里？", episode)
+    plans = "用户的女朋友林悦在广州读研，专业是建筑，打算明年和用户结婚。"
+    assert used(plans, "林悦毕业了，我们改到后年结婚", "恭喜林悦毕业！")
+    assert may_change("林悦毕业了，我们改到后年结婚", plans)
 
 
 def test_strength_rises_with_use_and_stays_below_its_top() -> None:

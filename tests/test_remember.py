@@ -134,7 +134,7 @@ async def test_an_llm_writes_records_with_their_source_and_the_turns_date() -> N
 @pytest.mark.parametrize("kind", ["general_question", "task_request", "small_talk"])
 async def test_other_kinds_are_not_written_whatever_the_record_says(kind: str) -> None:
     reads = FakeReads()
-    reads.say("Tell me about my parrot Coco and me.")
+    reads.say("Tell me about parrots like Coco.")
     llm = ScriptedLLM(answers=[entries(([1], kind, "The user has a parrot called Coco."))])
     assert inserts(await STEP.decide(JOB, desk(reads, llm=llm))) == []
 
@@ -178,6 +178,31 @@ async def test_a_record_that_is_not_what_was_said_gives_way_to_the_persons_own_w
     )
 
 
+async def test_a_second_record_of_a_turn_that_adds_nothing_is_left_out() -> None:
+    reads = FakeReads()
+    reads.say("I adopted a grey parrot called Coco")
+    full, again = "The user adopted a grey parrot called Coco.", "The user has a parrot called Coco."
+    llm = ScriptedLLM(answers=[entries(([1], "personal_fact", full), ([1], "personal_fact", again))])
+    assert [insert.text for insert in inserts(await STEP.decide(JOB, desk(reads, llm=llm)))] == [full]
+
+
+async def test_what_a_record_passes_over_is_kept_in_the_persons_own_words() -> None:
+    reads = FakeReads()
+    reads.say("I adopted a parrot called Coco. We plan to marry in Lisbon. Nice, isn't it?")
+    record = "The user adopted a parrot called Coco."
+    llm = ScriptedLLM(answers=[entries(([1], "personal_fact", record))])
+    texts = [insert.text for insert in inserts(await STEP.decide(JOB, desk(reads, llm=llm)))]
+    assert texts == [record, "The user said on 3 May 2026: We plan to marry in Lisbon."]
+
+
+async def test_a_record_under_a_slip_of_a_kind_is_kept_when_the_turn_tells_something() -> None:
+    reads = FakeReads()
+    reads.say("I signed up for a pottery class, guess what", speaker="Marc")
+    llm = ScriptedLLM(answers=[entries(([1], "task_request", "Marc signed up for a pottery class."))])
+    (insert,) = inserts(await STEP.decide(JOB, desk(reads, llm=llm)))
+    assert (insert.text, insert.metadata) == ("Marc signed up for a pottery class.", {"kind": "personal_fact"})
+
+
 async def test_small_talk_and_plain_questions_cost_no_call() -> None:
     llm = ScriptedLLM()
     reads = FakeReads()
@@ -186,6 +211,18 @@ async def test_small_talk_and_plain_questions_cost_no_call() -> None:
     reads.say("What is the capital of Peru?")
     plan = await STEP.decide(JOB, desk(reads, llm=llm))
     assert (llm.completed, inserts(plan), decided(plan).last) == ([], [], 2)
+
+
+async def test_entries_are_asked_for_only_where_something_may_be_taught() -> None:
+    reads = FakeReads()
+    for said in ("Hi there!", "I adopted a parrot called Coco", "thanks", "How high is Everest?"):
+        reads.say(said)
+        reads.say("Fine.", role="assistant")
+    llm = ScriptedLLM(answers=[entries(([3], "personal_fact", "The user adopted a parrot called Coco."))])
+    assert len(inserts(await STEP.decide(JOB, desk(reads, llm=llm)))) == 1
+    (call,) = llm.completed
+    assert call.messages[-1].content.endswith("\nENTRIES FOR #3")
+    assert call.schema["properties"]["entries"]["items"]["properties"]["turns"]["items"]["enum"] == [3]
 
 
 async def test_the_turns_before_the_window_are_context_only() -> None:

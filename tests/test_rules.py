@@ -17,6 +17,7 @@ TELLING = {
         "We adopted a cat",
         "Oh, and I work as a nurse",
         "My dog Rex is 4 years old",
+        "My daughter Ines turns seven next Saturday",
         "我叫小明",
         "我对花生过敏",
         "我女儿今年六岁",

@@ -203,6 +203,7 @@ def test_what_is_shown_holds_no_secret() -> None:
     for hidden in ("sk-very", "hush", "m:tok"):
         assert hidden not in shown
     assert "hunter2" not in "\n".join(row.value for row in settings.describe())
+    assert {row.source for row in load_settings().describe()} == {"default"}
     assert {row.name for row in settings.describe()} == set(Settings.model_fields)
     assert all(row.help for row in settings.describe())
 

@@ -14,12 +14,11 @@ if TYPE_CHECKING:
     from afterword.ports import Desk
     from afterword.records import Job
 
-PER_MINUTE = 6.0
 COUNTED = 100_000
 
 
 async def decide(job: Job, desk: Desk) -> Plan:
-    """One window. `payload["per_minute"]` sets the rate. Raises `BadAnswer`, `LLMUnavailable`."""
+    """One window; `policy.backfill_per_minute` sets the rate. Raises `BadAnswer`, `LLMUnavailable`."""
     run_id, done = str(job.payload["run_id"]), int(job.payload.get("done", 0))
     total = int(job.payload.get("total", 0)) or len(await desk.reads.rule_decisions(job.scope, COUNTED))
     if desk.llm is None or desk.llm.quotes:
@@ -35,9 +34,8 @@ async def decide(job: Job, desk: Desk) -> Plan:
     progress = Progress(run_id, done, max(done, total), finished=not more)
     jobs = [embed_job(job.scope)] if desk.embedder is not None else []
     if more:
-        rate = float(job.payload.get("per_minute", PER_MINUTE))
         after = backfill_job(job.scope, {**job.payload, "done": done, "total": max(done, total)})
-        jobs.append(replace(after, delay=60.0 / max(rate, 0.1)))
+        jobs.append(replace(after, delay=60.0 / desk.policy.backfill_per_minute))
     return Plan((*changes, progress), decision, tuple(jobs))
 
 

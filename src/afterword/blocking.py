@@ -9,20 +9,18 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
-from anyio.from_thread import start_blocking_portal
+import anyio
+from anyio.from_thread import BlockingPortal
 
 from afterword.errors import Closed
 from afterword.wiring import open_memory
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
-    from anyio.from_thread import BlockingPortal
-
     from afterword.memory import AsyncMemory
     from afterword.records import Filters, Hit, Job, Json, MemoryRecord, NewTurn, Run, Turn
     from afterword.settings import Settings
@@ -92,16 +90,18 @@ class Memory:
 
     def __init__(self, settings: Settings | None = None, **flags: Any) -> None:
         self._pid = os.getpid()
-        self._portal_manager = start_blocking_portal(backend="asyncio", name="afterword-memory")
-        self._portal: BlockingPortal | None = self._portal_manager.__enter__()
+        started: Future[BlockingPortal] = Future()
+        # A daemon of our own, not anyio's `start_blocking_portal`: that one waits for its thread when a script ends
+        # without `close()`, at a moment when no thread can end any more. What is acknowledged is durable anyway.
+        self._thread = threading.Thread(target=_run_loop, args=(started,), name="afterword-memory", daemon=True)
+        self._thread.start()
+        self._portal: BlockingPortal | None = started.result()
         try:
-            self._thread = self._portal.call(threading.get_ident)
             manager = self._portal.wrap_async_context_manager(open_memory(settings, **flags))
             self._memory_manager: AbstractContextManager[AsyncMemory] = manager
             self._memory = manager.__enter__()
         except BaseException:
-            self._portal = None
-            self._portal_manager.__exit__(None, None, None)
+            self._end_loop()
             raise
 
     def close(self) -> None:
@@ -111,8 +111,13 @@ class Memory:
         try:
             self._memory_manager.__exit__(None, None, None)
         finally:
-            self._portal = None
-            self._portal_manager.__exit__(None, None, None)
+            self._end_loop()
+
+    def _end_loop(self) -> None:
+        portal, self._portal = self._portal, None
+        if portal is not None:
+            portal.call(portal.stop)
+            self._thread.join()
 
     def __enter__(self) -> Self:
         return self
@@ -127,7 +132,7 @@ class Memory:
             raise Closed("this Memory was made before a fork: make a new one in the child process")
         if self._portal is None:
             raise Closed("this Memory is closed: make a new one")
-        if threading.get_ident() == self._thread:
+        if threading.get_ident() == self._thread.ident:
             raise Closed("called on Memory's own thread, where it would wait for itself: use AsyncMemory there")
         return self._portal
 
@@ -233,6 +238,15 @@ class Memory:
 
     def jobs(self, user_id: str) -> list[Job]:
         return self._call(self._memory.jobs, user_id)
+
+
+def _run_loop(started: Future[BlockingPortal]) -> None:
+    async def main() -> None:
+        async with BlockingPortal() as portal:
+            started.set_result(portal)
+            await portal.sleep_until_stopped()
+
+    anyio.run(main)
 
 
 async def _next(pieces: AsyncIterator[str]) -> str | None:

@@ -7,7 +7,6 @@ whatever happens to it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -193,7 +192,7 @@ class Chats:
         prompt = self._prompt(reply.turn, history, recalled)
         limits = self._limits
         try:
-            async with asyncio.timeout(limits.total), aclosing(_closable(self._llm.stream(prompt))) as pieces:
+            async with asyncio.timeout(limits.total), aclosing(self._llm.stream(prompt)) as pieces:
                 wait = limits.first_token
                 while True:
                     async with asyncio.timeout(wait):
@@ -323,14 +322,3 @@ class Chats:
                 if version.version == item.ref.version:
                     return version
         return None
-
-
-async def _closable(pieces: AsyncIterator[str]) -> AsyncGenerator[str, None]:
-    """An async generator over any async iterator, so that leaving it early closes the call behind it."""
-    try:
-        async for piece in pieces:
-            yield piece
-    finally:
-        close = getattr(pieces, "aclose", None)
-        if close is not None:
-            await close()

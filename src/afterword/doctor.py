@@ -123,7 +123,7 @@ async def _server(settings: Settings) -> list[Check]:
 
 
 async def _llm(settings: Settings) -> list[Check]:
-    chat, decider = await wiring._llms(settings, wiring.Parts())
+    chat, decider = await wiring.choose_llms(settings, wiring.Parts())
     try:
         if chat.quotes:
             return [Check("llm", "warn", "none is set: replies quote what is remembered, rules decide", ADD_LLM)]
@@ -156,7 +156,7 @@ async def _models(name: str, llm: LLM, setting: str) -> Check:
 
 
 async def _embedder(settings: Settings) -> list[Check]:
-    embedder = wiring._embedder(settings)
+    embedder = wiring.choose_embedder(settings)
     if embedder is None:
         wanted = settings.embedder == "none"
         fix = (
@@ -192,7 +192,7 @@ def _quick_check(path: Path) -> Check:
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
             answer = str(connection.execute("PRAGMA quick_check(3)").fetchone()[0])
-            version = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+            version = connection.execute("SELECT version_num FROM afterword_version").fetchone()
     except sqlite3.Error as error:
         return Check("ledger", "bad", f"{path} can't be read as a ledger: {error}", fix)
     if answer != "ok":

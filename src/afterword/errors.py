@@ -73,7 +73,8 @@ class QueueFull(AfterwordError):
 
 
 class BadAnswer(AfterwordError):
-    """An LLM's answer is not the decision that was asked for, after repair and one more asking."""
+    """An LLM's answer is not the decision that was asked for, after repair and one more asking; or the model can't
+    take the input at all (too long)."""
 
 
 class Closed(AfterwordError, RuntimeError):

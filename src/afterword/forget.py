@@ -63,12 +63,12 @@ async def _orphans(scope: Scope, turns: list[Turn], desk: Desk) -> list[MemoryRe
 
 
 async def _old_episodes(scope: Scope, before: datetime, desk: Desk) -> list[MemoryRecord]:
-    """Episodes that were written too long ago and whose turns, if they had any, are gone."""
+    """Episodes, retired ones too, that were written too long ago and whose turns, if they had any, are gone."""
     found: list[MemoryRecord] = []
     offset = 0
-    wanted = Filters(kinds=("episodic",))
+    wanted = Filters(kinds=("episodic",), until=before)
     while len(found) < MOST:
-        page = await desk.reads.memories(scope, wanted, limit=PAGE, offset=offset)
+        page = await desk.reads.memories(scope, wanted, limit=PAGE, offset=offset, retired=True)
         old = [memory for memory in page if memory.written_at < before]
         sources = sorted({source for memory in old for source in memory.sources})
         alive = {ref.record for ref in await desk.reads.read(scope, [Ref(source, 1) for source in sources])}

@@ -6,7 +6,7 @@ away, never hang: the caller wraps them in a deadline, the adapter honours cance
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, TypeVarTuple
@@ -106,8 +106,10 @@ class LLM(Protocol):
         """True for the stand-in that only quotes: its replies are not indexed, and it can't decide anything."""
         ...
 
-    def stream(self, prompt: Prompt) -> AsyncIterator[str]:
-        """The reply, piece by piece. Raises `LLMUnavailable`. Closing the iterator ends the call at the server."""
+    def stream(self, prompt: Prompt) -> AsyncGenerator[str, None]:
+        """The reply, piece by piece; an empty piece is a sign of life. Closing it ends the call at the server.
+
+        Raises `LLMUnavailable`, and `BadAnswer` for an input that the model can't take (too long)."""
         ...
 
     async def complete(self, messages: Sequence[Message], *, schema: Json, max_tokens: int) -> str:
@@ -201,6 +203,7 @@ class Policy:
     window_turns: int = 24
     window_tokens: int = 3000
     consolidate_chunk: int = 20  # episodes a chunk
+    backfill_per_minute: int = 6  # decisions of rules that an LLM makes again
     half_life_days: float = 60.0  # of strength
     retention_days: int = 0  # turns and episodes older than this are erased; 0: kept
 

@@ -78,33 +78,33 @@ def _dated(turn: Turn, language: Language, limit: int) -> str:
 
 # ── remember ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_REMEMBER_EN = """You keep the long-term memory of a chat. Read the NEW turns and list what each of them teaches.
-Give one entry for each NEW turn of {people}, in order; two entries if a turn teaches two things.
+_REMEMBER_EN = """You keep the long-term memory of a chat with {people}. Read the NEW turns and list what they teach.
+Give one entry for each turn named after ENTRIES FOR, in order: put all that a turn teaches into one record.
 "turns": the number of the turn.
 "kind":
 - personal_fact: who they are, what they have, did, do, like or feel; their family, friends, work, home, health
 - preference_or_instruction: how they want things done, what to call them, what to always or never do
-- plan_or_event: something that happened to them or that they plan
-- general_question: they ask something
-- task_request: they want something written, translated, explained or worked out
-- small_talk: greetings, thanks, praise, chat
-"record": for the first three kinds one full sentence that is clear on its own in a year. It starts from a name \
-({names}), not from "I", "he" or "she". It keeps the names, numbers and reasons. Times are full dates such as those in \
+- plan_or_event: something that happened to them, that they are doing or that they plan
+- general_question: they only ask something
+- task_request: they only ask the assistant to write, translate, explain or work something out
+- small_talk: only greetings, thanks, praise
+"record": for the first three kinds a full sentence or two, clear on its own in a year. It starts from a name \
+({names}), not from "I", "he" or "she". It keeps all names, numbers and reasons. Times are full dates such as those in \
 [brackets]. For the other kinds: "".
 Write in the language of the turn. Only what was said: nothing from the CONTEXT, nothing that an assistant said.{policy}
 Answer with JSON only."""
 
-_REMEMBER_ZH = """你负责保管一段聊天的长期记忆。阅读 NEW 里的每一句，列出它说明了什么。
-NEW 里{people}的每一句给一个条目，按顺序；一句说了两件事就给两个条目。
+_REMEMBER_ZH = """你负责保管与{people}聊天的长期记忆。阅读 NEW 里的话，列出它们说明了什么。
+ENTRIES FOR 后面列出的每一句给一个条目，按顺序；一句话说明的内容都写进同一条 record。
 "turns"：这句话的编号。
 "kind"：
 - personal_fact：其人是谁，有什么、做了什么、喜欢什么、感受如何；家人、朋友、工作、住处、健康
 - preference_or_instruction：希望怎样做事、怎样称呼、总要或绝不要做什么
-- plan_or_event：发生的事或打算做的事
-- general_question：提问
-- task_request：要求写作、翻译、解释或计算
-- small_talk：问候、感谢、称赞、闲聊
-"record"：前三种写一个完整的句子，一年后单独看也明白。以名字（{names}）开头，不用“我”“他”“她”。保留人名、数字和原因。\
+- plan_or_event：发生的事、正在做的事或打算做的事
+- general_question：只是提问
+- task_request：只是要求助手写作、翻译、解释或计算
+- small_talk：只是问候、感谢、称赞
+"record"：前三种写一两个完整的句子，一年后单独看也明白。以名字（{names}）开头，不用“我”“他”“她”。保留所有人名、数字和原因。\
 时间写成完整日期，如[方括号]里的日期。其余三种写 ""。
 用原话的语言写。只写说过的：不写 CONTEXT 里的，不写助手说的。{policy}
 只回答 JSON。"""
@@ -117,11 +117,12 @@ NEW
 #2 Saturday 14 March 2026 18:21 · assistant: Cats need time. Do you like Porto?
 #3 Saturday 14 March 2026 18:25 · {who}: haha thanks
 #4 Saturday 14 March 2026 18:26 · {who}: how long does paint take to dry?
-#5 Saturday 14 March 2026 18:30 · {who}: keep it short from now on please""",
+#5 Saturday 14 March 2026 18:30 · {who}: keep it short from now on please
+ENTRIES FOR #1 #4 #5""",
     """{{"entries": [{{"turns": [1], "kind": "plan_or_event", "record": "{Who} got the keys on 13 March 2026 and now \
-lives in Porto."}}, {{"turns": [1], "kind": "personal_fact", "record": "{Who} has a cat that hates the new home in \
-Porto."}}, {{"turns": [3], "kind": "small_talk", "record": ""}}, {{"turns": [4], "kind": "general_question", "record": \
-""}}, {{"turns": [5], "kind": "preference_or_instruction", "record": "{Who} wants short answers."}}]}}""",
+lives in Porto, which the cat hates."}}, {{"turns": [4], "kind": "general_question", "record": \
+""}}, {{"turns": [5], "kind": "preference_or_instruction", "record": "{Who} wants short \
+answers."}}]}}""",
 )
 
 _EXAMPLE_ZH = (
@@ -132,16 +133,23 @@ NEW
 #2 2026年3月14日 星期六 18:21 · 助手: 猫需要时间适应。
 #3 2026年3月14日 星期六 18:25 · {who}: 哈哈谢谢
 #4 2026年3月14日 星期六 18:26 · {who}: 油漆多久能干？
-#5 2026年3月14日 星期六 18:30 · {who}: 以后回答短一点""",
-    """{{"entries": [{{"turns": [1], "kind": "plan_or_event", "record": "{Who}2026年3月13日拿到钥匙，以后住在青岛。"}}, \
-{{"turns": [1], "kind": "personal_fact", "record": "{Who}家有一只猫，还不习惯青岛的新家。"}}, {{"turns": [3], "kind": \
-"small_talk", "record": ""}}, {{"turns": [4], "kind": "general_question", "record": ""}}, {{"turns": [5], "kind": \
+#5 2026年3月14日 星期六 18:30 · {who}: 以后回答短一点
+ENTRIES FOR #1 #4 #5""",
+    """{{"entries": [{{"turns": [1], "kind": "plan_or_event", "record": "{Who}2026年3月13日拿到钥匙，以后住在青岛，家里的猫\
+很不习惯。"}}, {{"turns": [4], "kind": "general_question", "record": ""}}, {{"turns": [5], "kind": \
 "preference_or_instruction", "record": "{Who}希望回答短一点。"}}]}}""",
 )
 
 
-def remember_question(before: Sequence[Turn], new: Sequence[Turn], policy: Policy) -> Question:
-    """What do these new turns teach? They are numbered from 1; `before` is shown as context only."""
+def remember_question(
+    before: Sequence[Turn], new: Sequence[Turn], policy: Policy, wanted: Sequence[int] | None = None
+) -> Question:
+    """What do these new turns teach? They are numbered from 1; `before` is shown as context only.
+
+    `wanted` are the numbers of the turns that get an entry, all of people by default.
+    """
+    if wanted is None:
+        wanted = [number for number, turn in enumerate(new, 1) if is_person(turn)]
     language = language_of(" ".join(turn.text for turn in new if is_person(turn)))
     people = list(dict.fromkeys(said_by(turn, language) for turn in new if is_person(turn)))
     system = (_REMEMBER_ZH if language == "zh" else _REMEMBER_EN).format(
@@ -152,7 +160,8 @@ def remember_question(before: Sequence[Turn], new: Sequence[Turn], policy: Polic
     context = [_dated(turn, language, CONTEXT_TOKENS) for turn in before] or ["-"]
     room = policy.window_tokens
     numbered = [f"#{number} {_dated(turn, language, room)}" for number, turn in enumerate(new, 1)]
-    asked = "\n".join(["CONTEXT", *context, "NEW", *numbered])
+    named = " ".join(f"#{number}" for number in wanted)
+    asked = "\n".join(["CONTEXT", *context, "NEW", *numbered, f"ENTRIES FOR {named}"])
     example, answer = _EXAMPLE_ZH if language == "zh" else _EXAMPLE_EN
     who = people[0] if people else "the user"
     parts = (
@@ -161,8 +170,7 @@ def remember_question(before: Sequence[Turn], new: Sequence[Turn], policy: Polic
         Part("assistant", answer.format(Who=_capital(who))),
         Part("user", asked),
     )
-    spoken = sum(1 for turn in new if is_person(turn))
-    return Question(parts, _remember_schema(min(48, 2 * spoken + 1)), 250 + 110 * spoken)
+    return Question(parts, _remember_schema(wanted), 250 + 110 * len(wanted))
 
 
 def _policy(policy: Policy, language: Language) -> str:
@@ -178,14 +186,14 @@ def _capital(name: str) -> str:
     return name[:1].upper() + name[1:]
 
 
-def _remember_schema(most: int) -> dict[str, Any]:
-    number = {"type": "integer", "minimum": 1, "maximum": 99}
+def _remember_schema(wanted: Sequence[int]) -> dict[str, Any]:
+    number = {"type": "integer", "enum": list(wanted)}
     entry = {
         "turns": {"type": "array", "items": number, "minItems": 1, "maxItems": 3},
         "kind": {"type": "string", "enum": list(ENTRY_KINDS)},
         "record": {"type": "string", "maxLength": 320},
     }
-    return _listing("entries", entry, most)
+    return _listing("entries", entry, len(wanted) + 2)
 
 
 def _listing(name: str, properties: dict[str, Any], most: int) -> dict[str, Any]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from afterword.records import Job, Json, Scope
 
 STRONGEST = 5.0
-USED = 0.25  # of an episode's words in what was said
+USED = 0.2  # of an episode's words in what was said
 TOUCHED = 0.2  # of an episode's words in the user's own turn
 ASKED = 6  # episodes a call
 LONGEST = 300  # tokens of a memory: what goes on beyond is no memory in a sentence or two

@@ -19,15 +19,17 @@ from afterword.plan import Change, Decided, Insert, Plan
 from afterword.ports import Step
 from afterword.prompts import is_person, remember_question, said_by
 from afterword.records import Filters, local_time
-from afterword.texts import alike, content_words, estimate_tokens
+from afterword.texts import alike, content_words, estimate_tokens, share
 
 if TYPE_CHECKING:
-    from afterword.ports import LLM, Desk
+    from afterword.ports import LLM, Desk, Policy
     from afterword.records import Author, Job, Json, NewJob, NewTurn, Scope, Turn
 
 CONTEXT_TURNS = 4
 COMPARED = 200  # newest memories that a new one is compared with
 SAME = 0.9
+COVERED = 0.25
+CONTAINED = 0.8
 DEBOUNCE = 2.0  # seconds after a chat's last turn
 DEBOUNCE_MOST = 20.0  # seconds after the first that waits
 
@@ -98,7 +100,8 @@ async def decide_span(scope: Scope, span: Span, desk: Desk) -> tuple[tuple[Chang
         decision: Json = {"by": "llm", "calls": 0, "note": "questions and small talk only"}
     elif llm is None:
         by, decision = "rules", {"by": "rules", "calls": 0}
-        found = [insert for turn in new for insert in _by_rules(turn, desk.policy.never)]
+        told = [insert for turn in new for insert in _by_rules(turn)]
+        found = [insert for insert in told if not _forbidden(insert, desk.policy)]
     else:
         by = "llm"
         found, decision = await _by_llm(scope, span, new, llm, desk)
@@ -111,9 +114,8 @@ async def decide_span(scope: Scope, span: Span, desk: Desk) -> tuple[tuple[Chang
 # ── by rules ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _by_rules(turn: Turn, never: str = "") -> list[Insert]:
-    told = [told for told in rules.told(turn) if not rules.forbidden(told.sentence, never)]
-    return [_insert(turn, item.text, (turn.id,), "rules", item.kind) for item in told]
+def _by_rules(turn: Turn) -> list[Insert]:
+    return [_insert(turn, told.text, (turn.id,), "rules", told.kind) for told in rules.told(turn)]
 
 
 def _insert(turn: Turn, text: str, sources: tuple[str, ...], author: Author, kind: str) -> Insert:
@@ -139,30 +141,51 @@ async def _by_llm(
     earlier = max(0, span.first - CONTEXT_TURNS)
     before = await desk.reads.turns(scope, span.chat_id, first=earlier, last=span.first - 1) if span.first else []
     numbered = {number: turn for number, turn in enumerate(new, 1) if is_person(turn)}
-    question = remember_question(before, new, desk.policy)
+    wanted = [number for number, turn in numbered.items() if not rules.teaches_nothing(turn.text)]
+    question = remember_question(before, new, desk.policy, wanted)
     answered = await ask(llm, question, lambda text: read_entries(text, range(1, len(new) + 1)))
     inserts: list[Insert] = []
     notes: list[Json] = []
     for entry in answered.value:
-        insert, note = _judged(entry, numbered, [*before, *new], desk.policy.never)
+        insert, note = _judged(entry, numbered, [*before, *new])
         inserts += insert
         notes.append({"turns": list(entry.turns), "kind": entry.kind, "record": entry.text, "note": note})
+    inserts += [missed for turn in new for missed in _passed_over(turn, inserts)]
+    inserts = [insert for insert in inserts if insert.author == "llm" or not _forbidden(insert, desk.policy)]
     return inserts, {"by": "llm", "model": answered.model, "calls": answered.calls, "entries": notes}
 
 
-def _judged(entry: Entry, numbered: dict[int, Turn], shown: Sequence[Turn], never: str) -> tuple[list[Insert], str]:
+def _judged(entry: Entry, numbered: dict[int, Turn], shown: Sequence[Turn]) -> tuple[list[Insert], str]:
     """An entry as an insert, if it rests on a person's turn and tells what was said there; else in their own words."""
     sources = [numbered[number] for number in entry.turns if number in numbered]
-    if not entry.write:
+    own = [insert for source in sources for insert in _by_rules(source)]
+    # A record under a kind that has none: the kind is a slip where the turn has the form of telling something.
+    if not entry.write and not (entry.text and own):
         return [], "not kept"
     if not sources:
         return [], "rests on no turn of a person"
     turn = sources[-1]
+    kind = entry.kind if entry.write else str(own[0].metadata["kind"])
     text = absolute(entry.text, local_time(turn.said_at, turn.utc_offset))
     if text and _rests_on(text, sources, shown):
-        return [_insert(turn, text, tuple(source.id for source in sources), "llm", entry.kind)], "written"
-    own = [insert for source in sources for insert in _by_rules(source, never)]
+        return [_insert(turn, text, tuple(source.id for source in sources), "llm", kind)], "written"
+    if not entry.write:
+        return [], "not kept"
     return own, "not what was said: kept in the person's own words" if own else "not what was said: dropped"
+
+
+def _passed_over(turn: Turn, written: Sequence[Insert]) -> list[Insert]:
+    """Sentences of a turn that was found worth a record, but of which no record tells anything."""
+    records = [insert for insert in written if turn.id in insert.sources]
+    told: frozenset[str] = frozenset().union(*(content_words(insert.text) for insert in records))
+    if not told:
+        return []
+    own = [(insert, content_words(rules.bare(insert.text))) for insert in _by_rules(turn)]
+    return [insert for insert, words in own if len(words) >= 3 and share(words, told) < COVERED]
+
+
+def _forbidden(insert: Insert, policy: Policy) -> bool:
+    return rules.forbidden(rules.bare(insert.text), policy.never)
 
 
 def _rests_on(text: str, sources: Sequence[Turn], shown: Sequence[Turn]) -> bool:
@@ -189,10 +212,16 @@ async def _not_known(scope: Scope, span: Span, found: Sequence[Insert], desk: De
     texts = [memory.text for memory in known]
     fresh: list[Insert] = []
     for insert in found:
-        if not any(says_the_same(insert.text, text) for text in texts):
+        again = any(insert.sources == other.sources and _contained(insert.text, other.text) for other in fresh)
+        if not again and not any(says_the_same(insert.text, text) for text in texts):
             fresh.append(insert)
             texts.append(insert.text)
     return fresh
+
+
+def _contained(text: str, other: str) -> bool:
+    """Whether a second record of the same turn says nothing that the first does not."""
+    return share(content_words(rules.bare(text)), content_words(other)) >= CONTAINED
 
 
 def says_the_same(one: str, other: str, least: float = SAME) -> bool:

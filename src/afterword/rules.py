@@ -70,7 +70,7 @@ _PLAN = _any(
 )
 _FACT = _any(
     r"\bmy (?:[\w'’-]+ ){1,4}(?:is|are|was|were|has|have|had|lives?|lived|works?|worked|likes?|loves?|hates?|died|moved|"
-    r"turned|got|just|started|studies|plays?|comes?|goes|needs?|can|can['’]t|doesn['’]t|called)\b",
+    r"turned|turns|goes|attends|owns|speaks|got|just|started|studies|plays?|comes?|goes|needs?|can|can['’]t|doesn['’]t|called)\b",
     r"\b(?:I|we)(?:'m|’m|'ve|’ve|'re|’re)? (?:(?:just|also|really|now|still|recently|always|never|already|actually|finally|"
     r"both|only|don['’]t|do not|didn['’]t|no longer|used to|currently|have|had|was|am|can['’]t|cannot) ){0,3}"
     r"(?:live|lived|move|moved|work|worked|study|studied|teach|taught|speak|like|liked|love|loved|hate|hated|dislike|enjoy|"

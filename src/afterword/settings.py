@@ -17,7 +17,6 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 from pydantic import Field, PrivateAttr, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
@@ -93,7 +92,7 @@ class Settings(BaseSettings):
     first_token_deadline: Seconds = _help("seconds until the first piece of a reply", 60.0)
     reply_gap_deadline: Seconds = _help("seconds between two pieces of a reply", 60.0)
     reply_deadline: Seconds = _help("seconds for a whole reply", 600.0)
-    decider_deadline: Seconds = _help("seconds for a background answer", 120.0)
+    decider_deadline: Seconds = _help("seconds for a background answer", 240.0)
     embed_deadline: Seconds = _help("seconds for a batch of background embeddings", 30.0)
     query_embed_deadline: Seconds = _help("seconds for the embedding of a query", 0.6)
     drain_deadline: float = _help("seconds that background work gets at a stop", 5.0, ge=0, le=600)
@@ -253,12 +252,12 @@ def _made(values: dict[str, Any], sources: dict[str, str]) -> Settings:
     for name in ("decider_base_url", "decider_model", "decider_api_key", "embed_base_url", "embed_api_key"):
         if name not in values and getattr(settings, name) not in ("", SecretStr("")):
             sources[name] = "as the chat's"
-    settings._sources = sources
+    settings._sources = dict.fromkeys(Settings.model_fields, "default") | sources
     return settings
 
 
-def _sentence(error: ErrorDetails, sources: Mapping[str, str]) -> str:
-    reason = error["msg"].removeprefix("Value error, ")
+def _sentence(error: Mapping[str, Any], sources: Mapping[str, str]) -> str:
+    reason = str(error["msg"]).removeprefix("Value error, ")
     if not error["loc"]:
         return reason
     name = str(error["loc"][0])

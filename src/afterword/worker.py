@@ -18,10 +18,12 @@ import structlog
 
 from afterword.errors import AfterwordError, EpochChanged, LeaseLost, LedgerError, Outage, VersionConflict
 from afterword.lanes import backfill_job, reconsolidate_query_job
-from afterword.plan import Change, Plan, Retire, Revise
+from afterword.plan import Change, Insert, Plan, Retire, Revise
 from afterword.records import Hit, NewJob, Scope
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from afterword.ports import Desk, Index, Ledger, Step
     from afterword.records import Job
 
@@ -31,6 +33,7 @@ ATTEMPTS = 5
 CONFLICTS = 3
 LEASE = 30.0
 POLL = 5.0
+SCOPES_PAGE = 500
 BACKOFF = (1.0, 300.0)  # seconds, doubled with each attempt
 OUTAGE_BACKOFF = (1.0, 60.0)
 
@@ -202,11 +205,12 @@ class Worker:
     async def _claims(self) -> None:
         while True:
             self._wake.clear()
+            looked_at = self._desk.clock.now()
             claimed = await self._claim()
             for job in claimed:
                 self._running[job.id] = _Running(job, asyncio.create_task(self._work(job), name=f"job:{job.id}"))
             if not claimed:
-                await self._rest()
+                await self._rest(looked_at)
 
     async def _claim(self) -> list[Job]:
         free = self._concurrency - len(self._running)
@@ -226,23 +230,32 @@ class Worker:
         others = [kind for kind in self._steps if kind not in self._llm_kinds]
         return [("other", others), ("llm", sorted(self._llm_kinds))]
 
-    async def _rest(self) -> None:
+    async def _rest(self, looked_at: datetime) -> None:
         """Until something changed, a job falls due, a breaker closes, or the poll's time is up."""
-        wait = POLL
-        clock = self._desk.clock
-        if len(self._running) < self._concurrency:
-            for name, kinds in self._kinds():
-                pause = self.breakers[name].wait(clock.monotonic())
-                due = await self._ledger.next_due(kinds) if kinds else None
-                if due is not None:
-                    wait = min(wait, max((due - clock.now()).total_seconds(), pause or 0.0, 0.01))
-        sleeper = asyncio.ensure_future(clock.sleep(wait))
+        wait = min([POLL, *[seconds async for seconds in self._pauses(looked_at)]])
+        if wait <= 0:
+            return
+        sleeper = asyncio.ensure_future(self._desk.clock.sleep(wait))
         waker = asyncio.ensure_future(self._wake.wait())
         try:
             await asyncio.wait({sleeper, waker}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             sleeper.cancel()
             waker.cancel()
+
+    async def _pauses(self, looked_at: datetime) -> AsyncIterator[float]:
+        """Seconds until there may be something to claim. What was due when we looked is blocked by another job, whose
+        end wakes us."""
+        if len(self._running) >= self._concurrency:
+            return
+        clock = self._desk.clock
+        for name, kinds in self._kinds():
+            pause = self.breakers[name].wait(clock.monotonic())
+            due = await self._ledger.next_due(kinds) if kinds else None
+            if due is not None and pause:
+                yield max(pause, (due - clock.now()).total_seconds())
+            elif due is not None and due > looked_at:
+                yield (due - clock.now()).total_seconds()
 
     async def _heartbeat(self) -> None:
         while True:
@@ -299,8 +312,20 @@ class Worker:
             break
         else:
             # somebody keeps editing what this would revise: theirs stands, the rest of the plan is kept
-            await self._ledger.apply(job, replace(plan, changes=_without_revisions(plan)))
+            await self._ledger.apply(job, replace(plan, changes=await self._without_stale(job.scope, plan)))
         self.mark_dirty(job.scope)
+
+    async def _without_stale(self, scope: Scope, plan: Plan) -> tuple[Change, ...]:
+        """The plan without what would touch a record that has moved on, nor what would take a retired one's place."""
+        refs = [change.ref for change in plan.changes if isinstance(change, Revise | Retire)]
+        current = await self._ledger.read(scope, refs)
+        superseded = any(isinstance(change, Retire) and change.ref not in current for change in plan.changes)
+        return tuple(
+            change
+            for change in plan.changes
+            if not (isinstance(change, Revise | Retire) and change.ref not in current)
+            and not (superseded and isinstance(change, Insert))
+        )
 
     def _succeeded(self, job: Job) -> None:
         if job.kind in self._llm_kinds:
@@ -354,6 +379,8 @@ class Worker:
         self._dirty_wake.set()
 
     async def _project(self) -> None:
+        for scope in [scope async for scope in self._all_scopes()]:
+            self.mark_dirty(scope)  # what a stopped process had not projected is in no memory of ours
         while True:
             await self._dirty_wake.wait()
             self._dirty_wake.clear()
@@ -365,6 +392,13 @@ class Worker:
                     self.mark_dirty(scope)
                     raise
 
+    async def _all_scopes(self) -> AsyncIterator[Scope]:
+        after: Scope | None = None
+        while page := await self._ledger.scopes(after, SCOPES_PAGE):
+            for scope in page:
+                yield scope
+            after = page[-1]
+
     async def idle(self) -> None:
         """Wait until no job of any scope waits or runs: for scripts and tests, not for servers."""
         with self._ledger.watch(None) as watch:
@@ -375,7 +409,3 @@ class Worker:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(1.0):
                         await watch.changed()
-
-
-def _without_revisions(plan: Plan) -> tuple[Change, ...]:
-    return tuple(change for change in plan.changes if not isinstance(change, Revise | Retire))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import shutil
+import socket
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import uvicorn
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_playwright
 
 from afterword.interfaces.http import create_app
 from afterword.interfaces.page import mount_page
@@ -36,12 +38,23 @@ AT_HOME = re.compile(r"(https?://127\.0\.0\.1[:/]|data:|blob:|about:)")
 PATIENCE = 10_000  # milliseconds
 
 
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+
 class House:
     """The server. `run` does something on its loop and waits for it."""
 
     def __init__(self, folder: Path) -> None:
         self.llm = ScriptedLLM()
         self.address = ""
+        self.ready = True  # False: the page finds no memory, as while it is being opened
         self.memory: AsyncMemory
         self._settings = Settings(
             data_dir=folder,
@@ -82,6 +95,9 @@ class House:
 
         return self.run(wait(), seconds)
 
+    def _peek(self) -> AsyncMemory | None:
+        return self.memory if self.ready else None
+
     def _main(self) -> None:
         try:
             asyncio.run(self._serve())
@@ -94,12 +110,11 @@ class House:
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         async with open_memory(self._settings, llm=self.llm) as self.memory:
-            app = mount_page(create_app(self.memory, self._settings), lambda: self.memory, self._settings)
-            config = uvicorn.Config(app, port=0, lifespan="off", log_config=None, timeout_graceful_shutdown=1)
-            server = uvicorn.Server(config)
+            app = mount_page(create_app(self.memory, self._settings), self._peek, self._settings)
+            config = uvicorn.Config(app, port=0, lifespan="on", log_config=None, timeout_graceful_shutdown=1)
+            server = _Server(config)
             serving = asyncio.create_task(server._serve())
-            while not server.started and not serving.done():
-                await asyncio.sleep(0.01)
+            await server.listening.wait()
             self.address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
             self._up.set()
             await self._stop.wait()
@@ -117,15 +132,23 @@ class Visitor:
         self.broke: list[str] = []
         context.set_default_timeout(PATIENCE)
         context.add_init_script(
-            f"localStorage.getItem('afterword.user') ?? localStorage.setItem('afterword.user', JSON.stringify({user!r}))"
+            "if (location.protocol === 'http:' && !localStorage.getItem('afterword.user'))"
+            f" localStorage.setItem('afterword.user', {json.dumps(json.dumps(user))});"
         )
         context.on("request", lambda r: None if AT_HOME.match(r.url) else self.strayed.append(r.url))
+        context.on("requestfailed", self._failed)
         context.on("weberror", lambda e: self.broke.append(str(e.error)))
 
-    def open(self) -> Page:
-        """A tab with the page in it, ready."""
+    def _failed(self, request: Request) -> None:
+        if request.failure == "csp":  # the browser refused it before it left
+            self.strayed.remove(request.url)
+
+    def open(self, *, ready: bool = True) -> Page:
+        """A tab with the page in it; `ready` waits until it can be used."""
         page = self.context.new_page()
         page.goto(self.address, wait_until="domcontentloaded")
+        if not ready:
+            return page
         page.wait_for_selector(".aw[data-ready=yes]")
         return page
 

@@ -2,61 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import count
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from afterword.errors import LLMUnavailable
 from afterword.records import Filters
-from tests.browser.house import House, Visitor, artefact, chromium
+from tests.browser.house import House, Visitor, artefact
 
 Visit = Callable[..., Visitor]
 SECOND = 1000  # milliseconds, as Playwright counts
-numbers = count(1)
-
-
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with House(tmp_path_factory.mktemp("data")) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as opened:
-        yield opened
-
-
-@pytest.fixture
-def user() -> str:
-    return f"person {next(numbers)}"
-
-
-@pytest.fixture
-def visit(house: House, browser: Browser, user: str) -> Iterator[Visit]:
-    """Visitors whose pages, at the end, must have asked nobody but the server, and not have broken."""
-    visitors: list[Visitor] = []
-
-    def come(name: str = user, **profile: Any) -> Visitor:
-        chosen = {
-            "locale": "en-GB",
-            "timezone_id": "Europe/Oslo",
-            "viewport": {"width": 1440, "height": 900},
-            **profile,
-        }
-        visitors.append(Visitor(browser.new_context(**chosen), house.address, name))
-        return visitors[-1]
-
-    yield come
-    for visitor in visitors:
-        visitor.context.close()
-    house.llm.heal()
-    assert [url for visitor in visitors for url in visitor.strayed] == []
-    assert [error for visitor in visitors for error in visitor.broke] == []
 
 
 def send(page: Page, text: str) -> None:
@@ -258,6 +214,43 @@ def test_stop_keeps_the_part_that_was_made_and_ask_again_makes_it_whole(house: H
     expect(page.locator(".aw-mark")).to_have_count(0)
 
 
+def test_before_the_memory_is_open_the_page_says_so_and_then_comes_alive(house: House, visit: Visit) -> None:
+    house.ready = False
+    try:
+        page = visit().open(ready=False)
+        expect(page.locator("#aw-cover h2")).to_have_text("Afterword is getting ready…")
+        page.wait_for_timeout(1000)
+        expect(page.locator("#aw-cover")).to_be_visible()
+    finally:
+        house.ready = True
+    expect(page.locator("#aw-cover")).to_be_hidden()
+    send(page, "Good morning.")
+    replied(page)
+
+
+def test_a_server_out_of_reach_is_told_and_found_again(visit: Visit) -> None:
+    page = visit().open()
+    page.route("**/gradio_api/component_server/**", lambda route: route.abort())
+    page.click("[data-do=new-chat]")
+    expect(page.locator("#aw-lost")).to_be_visible()
+    page.unroute_all()
+    expect(page.locator("#aw-lost")).to_be_hidden()
+
+
+def test_a_message_sent_during_a_reply_goes_out_when_the_reply_has_ended(house: House, visit: Visit) -> None:
+    page = visit().open()
+    gate = house.llm.hold_stream(after=2)
+    try:
+        send(page, "One.")
+        expect(page.locator("#aw-live-slot")).to_contain_text("You said:")
+        send(page, "Two.")
+        expect(page.locator("#aw-text")).to_have_value("Two.")
+    finally:
+        gate.release()
+    replied(page, 1)
+    expect(page.locator(".aw-reply[data-reply-to] .aw-body").nth(1)).to_have_text("You said: Two.")
+
+
 def test_an_llm_that_fails_is_shown_with_cause_and_fix(house: House, visit: Visit) -> None:
     page = visit().open()
     house.llm.fail_with(LLMUnavailable("the LLM refused the key", fix="Set OPENAI_API_KEY."), on="stream", after=1)
@@ -347,7 +340,13 @@ def test_the_page_fits_its_window(
     )
     teach(house, user, *told)
     page = visit(locale=locale, viewport={"width": width, "height": height}, color_scheme=scheme).open()
-    page.click("[data-do=new-chat]") if width > 720 else None
+    if width > 720:
+        page.click("[data-do=new-chat]")
+    house.llm.replies = [
+        "安住在**奥斯陆**，这是你今天告诉我的。订晚餐时请记住：她不能吃坚果。"
+        if chinese
+        else "Ann lives in **Oslo**; you told me so today. Before you book a table, remember:\n\n- she can't eat nuts"
+    ]
     send(page, "安住在哪里？" if chinese else "Where does Ann live?")
     replied(page)
     if width > 720:

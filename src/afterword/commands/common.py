@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-import sys
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import structlog
 import typer
 
+from afterword.logs import configure_logs
 from afterword.records import local_time
 from afterword.settings import load_settings
 from afterword.wiring import open_memory
@@ -29,24 +27,7 @@ def settings_of(flags: Flags | None, *, quiet: bool = True) -> Settings:
     """Read the settings and set up the logs, on standard error. `quiet`: warnings only, unless a level was set."""
     settings = load_settings(**(flags or {}))
     level = "warning" if quiet and settings.source("log_level") == "default" else settings.log_level
-    number = logging.getLevelNamesMapping()[level.upper()]
-    logging.basicConfig(
-        level=max(number, logging.WARNING), stream=sys.stderr, format="%(levelname)s %(name)s %(message)s"
-    )
-    renderer: Any = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    if settings.log_json:
-        renderer = structlog.processors.JSONRenderer(ensure_ascii=False)
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([structlog.processors.format_exc_info] if settings.log_json else []),
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    configure_logs(level, as_json=settings.log_json)
     return settings
 
 

@@ -91,11 +91,9 @@ class CachedEmbedder:
 
     def _write(self, vectors: dict[bytes, Vector]) -> None:
         rows = [(key, vector.astype("<f4").tobytes()) for key, vector in vectors.items()]
-        with self._lock:
-            connection = self._opened()
+        with self._lock, self._opened() as connection:
             connection.execute("BEGIN IMMEDIATE")
             connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
-            connection.execute("COMMIT")
 
     def _close(self) -> None:
         with self._lock:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -66,17 +67,24 @@ class OpenAIEmbedder:
         await self._client.aclose()
 
     async def _embed(self, texts: list[str], timeout: float, setting: str) -> Vectors:
+        body = {"model": self._name, "input": texts, "encoding_format": "base64"}
+        client = await self._client.get()  # made once, with no call to anybody: not counted against the deadline
         try:
             async with asyncio.timeout(timeout):
-                client = await self._client.get()
-                answer = await client.embeddings.create(model=self._name, input=texts)
-            rows = sorted(answer.data, key=lambda row: row.index)
-            vectors = [row.embedding for row in rows]
+                # plain JSON: making the client's objects of a batch holds the loop for over 100 ms
+                answer: Any = await client.post("/embeddings", cast_to=object, body=body)
+            rows = sorted(answer["data"], key=lambda row: int(row["index"]))
+            vectors = [_decoded(row["embedding"]) for row in rows]
         except TimeoutError:
             raise too_slow(self._service, timeout, setting) from None
         except FAILURES as error:
             raise explained(error, self._service) from None
         return self._checked.rows(vectors, len(texts))
+
+
+def _decoded(embedding: Any) -> Any:
+    """Asked for base64 (little-endian float32), some servers give numbers all the same."""
+    return np.frombuffer(base64.b64decode(embedding), dtype="<f4") if isinstance(embedding, str) else embedding
 
 
 def _batches(texts: Sequence[str], most: int) -> Iterator[list[str]]:

@@ -8,7 +8,6 @@
 | `ideal`, `ideal_window`, `ideal_session` | the question's sum of idf: the most that the leg could give (theirs alike for all candidates) |
 | `dense` | cosine of the record's best window of text |
 | `dense_window` | mean of that and half of each neighbour's |
-| `dense_session` | mean over its session |
 | `session` | not a score: which session of the user it belongs to (-1: none); candidates of one session share it |
 
 A memory stands where the turn stands that it rests on. A `dense` leg is left out for what has no vector yet.
@@ -100,9 +99,9 @@ def lexical_legs(snapshot: Snapshot, numbers: Sequence[int], counted: Mask, unkn
     total = float(passages.sum())
     ideal = sum(term.idf for term in found) + unknown * idf(0.0, total)
     own = _of_rows(snapshot, found, passages)
-    around = _Around(snapshot)
-    window, ideal_window = around.windows(found)
-    session, ideal_session = around.sessions(found)
+    around = _Around(snapshot, found)
+    window, ideal_window = around.windows()
+    session, ideal_session = around.sessions()
     return Lexical(
         bm25=own,
         window=_at_anchor(snapshot, window, own),
@@ -126,31 +125,31 @@ def _of_rows(snapshot: Snapshot, found: list[Term], passages: Mask) -> Floats:
 class _Around:
     """BM25 of what stands around each turn, counted from the postings of single turns: nothing more is kept."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, found: list[Term]) -> None:
         self._snapshot = snapshot
         self._talk = snapshot.talk
         self._sums = np.zeros(len(self._talk.rows) + 1, np.float32)
         if snapshot.size:
             self._sums[1:] = np.cumsum(snapshot.postings.lengths[snapshot.first_passage[self._talk.rows]])
+        self._running = [self._said_before(term) for term in found]
 
-    def windows(self, found: list[Term]) -> tuple[Floats, float]:
+    def windows(self) -> tuple[Floats, float]:
         """Of each place, and the most it could be."""
-        return self._scored(found, self._talk.first, self._talk.last + 1)
+        return self._scored(self._talk.first, self._talk.last + 1)
 
-    def sessions(self, found: list[Term]) -> tuple[Floats, float]:
+    def sessions(self) -> tuple[Floats, float]:
         """Of each place its session's, and the most it could be."""
         ends = np.append(self._talk.starts[1:], len(self._talk.rows))
-        scores, ideal = self._scored(found, self._talk.starts, ends)
+        scores, ideal = self._scored(self._talk.starts, ends)
         return scores[self._talk.session], ideal
 
-    def _scored(self, found: list[Term], begin: Ints, end: Ints) -> tuple[Floats, float]:
+    def _scored(self, begin: Ints, end: Ints) -> tuple[Floats, float]:
         scores = np.zeros(len(begin), np.float32)
         if not len(begin):
             return scores, 0.0
         lengths = (self._sums[end] - self._sums[begin]).astype(np.float32)
         mean, ideal = float(lengths.mean()), 0.0
-        for term in found:
-            sums = self._running(term)
+        for sums in self._running:
             count = sums[end] - sums[begin]
             holding = np.flatnonzero(count)
             weight = idf(len(holding), len(begin))
@@ -158,7 +157,7 @@ class _Around:
             scores[holding] += weight * saturated(count[holding], lengths[holding], mean)
         return scores, ideal
 
-    def _running(self, term: Term) -> Floats:
+    def _said_before(self, term: Term) -> Floats:
         """How often the term was said before each place."""
         rows = self._snapshot.row_of_passage[term.passage]
         place = self._talk.place[rows]
@@ -199,21 +198,12 @@ def cosines_of_refs(snapshot: Snapshot, known: Mapping[Ref, float]) -> Floats:
 
 
 def dense_legs(snapshot: Snapshot, cosines: Floats) -> dict[str, Floats]:
-    """The cosine, with its neighbours', and its session's mean."""
+    """The cosine, and with its neighbours'."""
     talk = snapshot.talk
     if not len(talk.rows):
-        return {"dense": cosines, "dense_window": cosines, "dense_session": cosines}
-    own = cosines[talk.rows]
-    window = _with_neighbours(own, talk.session)
-    known = np.isfinite(own)
-    sizes = np.add.reduceat(known.astype(np.float32), talk.starts)
-    sums = np.add.reduceat(np.where(known, own, 0.0), talk.starts)
-    means = np.where(sizes > 0, sums / np.maximum(sizes, 1), np.nan)[talk.session].astype(np.float32)
-    return {
-        "dense": cosines,
-        "dense_window": _at_anchor(snapshot, window, cosines),
-        "dense_session": _at_anchor(snapshot, means, cosines),
-    }
+        return {"dense": cosines, "dense_window": cosines}
+    window = _with_neighbours(cosines[talk.rows], talk.session)
+    return {"dense": cosines, "dense_window": _at_anchor(snapshot, window, cosines)}
 
 
 def _with_neighbours(own: Floats, session: Ints) -> Floats:

@@ -143,7 +143,7 @@ class MilvusIndex:
                 yield
         except TimeoutError:
             cause = f"Milvus did not answer within {self._timeout:g} s"
-            raise IndexUnavailable(cause, fix="Look at its log, or raise AFTERWORD_INDEX_TIMEOUT.") from None
+            raise IndexUnavailable(cause, fix="Look at its log and its load.") from None
 
     async def _nearest(self, scope: Scope, view: View, query: Query) -> dict[Ref, float]:
         """The dense leg: of each record its best window."""
@@ -236,32 +236,30 @@ class MilvusIndex:
         return await self._offload.thread(tail_cosines, held, vector)
 
     async def _mark(self, scope: Scope, state: ScopeState) -> Mark | None:
-        """The marker of this epoch whose rows are all there, if any."""
+        """The newest marker of this epoch. One that is ahead of the ledger is another ledger's, or a backup was
+        restored: what it covers can't be trusted."""
         assert state.model is not None
         name = self.store.name(state.model)
         if not await self.store.exists(name):
             return None
-        for _ in range(2):  # between two calls another process may have written
-            marks = [mark for _, mark in await self._marks(scope, name) if mark.epoch == state.epoch]
-            if not marks or max(mark.seq for mark in marks) > (await self._reads.state(scope)).seq:
-                return None  # a marker that is ahead is of another ledger, one that this one was restored in place of
-            mark = max(marks, key=lambda mark: mark.seq)
-            if await self._is_whole(scope, name, mark):
-                return mark
-        log.warning("milvus_rows_lost", collection=name)
-        return None
+        marks = [mark for _, mark in await self._marks(scope, name) if mark.epoch == state.epoch]
+        mark = max(marks, key=lambda mark: mark.seq, default=None)
+        if mark is None or mark.seq > (await self._reads.state(scope)).seq:
+            return None
+        return mark
 
     async def _marks(self, scope: Scope, name: str) -> list[tuple[str, Mark]]:
         where = f"scope == {literal(scope_key(scope))} and kind == {literal(MARK)}"
         found = await self.store.query(name, where, ("key", "build", "epoch", "record"))
         return [(row["key"], Mark(row["build"], int(row["epoch"]), *json.loads(row["record"]))) for row in found]
 
-    async def _is_whole(self, scope: Scope, name: str, mark: Mark, *, again: bool = False) -> bool:
-        """Counts the rows, once a connection: only what was lost behind our back can differ."""
+    async def _is_whole(self, scope: Scope, name: str, mark: Mark) -> bool:
+        """Counts the rows, once a connection: writes fail aloud, so only what was lost behind our back can differ."""
         token = (self.store.connection, mark.build)
-        if again or token not in self._counted:
+        if token not in self._counted:
             rows = await self.store.count(name, f"{within(scope, mark.build)} and kind != {literal(MARK)}")
             if rows != mark.rows:
+                log.warning("milvus_rows_lost", collection=name, rows=rows, written=mark.rows)
                 return False
             self._counted.add(token)
         return True
@@ -308,7 +306,7 @@ class MilvusIndex:
         if not await self._is_current(scope, state):
             return False
         name = self.store.name(state.model)
-        if not await self._is_whole(scope, name, mark, again=fresh):
+        if not await self._is_whole(scope, name, mark):
             return False
         view = self._views.get(scope)
         if view is not None:

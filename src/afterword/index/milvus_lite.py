@@ -97,7 +97,7 @@ class LiteProcess:
         with anyio.CancelScope(shield=True):
             fcntl.flock(users, fcntl.LOCK_UN)
             last = False
-            with anyio.move_on_after(4 * POLL):  # the server looks for users by taking this lock for a moment
+            with anyio.move_on_after(1.5 * POLL):  # the server looks for users by taking this lock for a moment
                 await _lock(users, fcntl.LOCK_EX)
                 last = True
             if last and (served := self.served()) is not None:

@@ -12,6 +12,7 @@ Everything in which Milvus Lite, a server and Zilliz Cloud differ stands in this
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import importlib
 import logging
@@ -33,6 +34,7 @@ PREFIX = "afterword_v1_"  # raised when the fields change
 BATCH = 100  # rows or keys a call: packing 100 rows holds the loop for a few milliseconds
 PAGE = 1000  # rows a query
 CONNECT = 5.0  # seconds that a server gets to answer at least, before it is held to be hung
+PAUSE = 2.0  # seconds in which a server that was away is not asked again: a reply must not wait for each trial
 MOST = 16_384  # what a server returns at most
 
 
@@ -73,7 +75,9 @@ class MilvusStore:
         self._suspect = False
         self._closed = False
         self._ready: set[str] = set()
-        self._one = anyio.Lock()
+        self._away: IndexUnavailable | None = None
+        self._away_until = 0.0
+        self._mending: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Load the client library, which takes 2 s of CPU, and connect."""
@@ -85,6 +89,9 @@ class MilvusStore:
     async def aclose(self) -> None:
         """Close the connection; ends the Lite process if nobody else uses it."""
         self._closed = True
+        if self._mending is not None and not self._mending.done():
+            self._mending.cancel()
+            await asyncio.gather(self._mending, return_exceptions=True)
         with anyio.CancelScope(shield=True):
             await self._disconnect()
             if self.lite is not None:
@@ -103,11 +110,10 @@ class MilvusStore:
         except IndexUnavailable as error:
             if self.lite is None or not isinstance(error.__cause__, self._milvus.MilvusException):
                 raise
-            async with self._one:
-                if self._client is None or not await self._answers(self._client):
-                    raise
-                await self._disconnect()
-                await self.lite.replace(drop=True)
+            if self._client is None or await self._silence(self._client):
+                raise
+            await self._disconnect()
+            await self.lite.replace(drop=True)
             return await self._names()
 
     async def _names(self) -> list[str]:
@@ -241,31 +247,43 @@ class MilvusStore:
         return f"Look at {where}; if rows are damaged, run `afterword reindex`."
 
     async def connected(self) -> Any:
+        """The client. A caller that gives up leaves the connecting going on, so that a later one finds it done."""
         if self._closed:
             raise Closed("the index was closed")
-        async with self._one:
-            if self._client is not None and (not await self._still_there()):
-                await self._disconnect()
-            if self._client is None:
-                await self._connect()
+        if self._client is not None and not self._suspect and self._same_process():
+            return self._client
+        if self._away is not None and asyncio.get_running_loop().time() < self._away_until:
+            raise IndexUnavailable(str(self._away), fix=self._away.fix)
+        if self._mending is None or self._mending.done():
+            self._mending = asyncio.create_task(self._mend())
+            # a caller that gave up is no longer there to see the error
+            self._mending.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.shield(self._mending)
         return self._client
 
-    async def _still_there(self) -> bool:
-        if self.lite is not None:
-            served = self.lite.served()
-            if served is None or served.pid != self._lite_pid:
-                return False
-        if not self._suspect:
-            return True
-        self._suspect = False
-        return await self._answers(self._client)
+    def _same_process(self) -> bool:
+        served = self.lite.served() if self.lite else None
+        return (served.pid if served else 0) == self._lite_pid
 
-    async def _answers(self, client: Any) -> bool:
+    async def _mend(self) -> None:
+        if self._client is not None and self._same_process() and not await self._silence(self._client):
+            self._suspect = False
+            return
+        await self._disconnect()
+        try:
+            await self._connect()
+        except IndexUnavailable as error:
+            self._away, self._away_until = error, asyncio.get_running_loop().time() + PAUSE
+            raise
+        self._suspect, self._away = False, None
+
+    async def _silence(self, client: Any) -> str:
+        """Why the server does not answer; empty when it does."""
         try:
             await client.get_server_version(timeout=self.connect_timeout)
-        except (self._milvus.MilvusException, self._grpc.RpcError, TimeoutError, OSError):
-            return False
-        return True
+        except (self._milvus.MilvusException, self._grpc.RpcError, TimeoutError, OSError, ValueError) as error:
+            return _cause(error) or type(error).__name__
+        return ""
 
     async def _connect(self) -> None:
         for attempt in (1, 2):
@@ -274,11 +292,12 @@ class MilvusStore:
             client = self._milvus.AsyncMilvusClient(
                 uri, token=self._token, dedicated=True, timeout=self.connect_timeout
             )
-            if await self._answers(client):
+            cause = await self._silence(client)
+            if not cause:
                 break
             await client.close()
             if self.lite is None or attempt == 2:
-                raise IndexUnavailable(f"Milvus at {uri} does not answer", fix=self._connect_fix)
+                raise IndexUnavailable(f"Milvus at {uri} does not answer: {cause}", fix=self._connect_fix)
             await self.lite.replace()
         self._client = client
         self.connection += 1
@@ -305,6 +324,9 @@ class MilvusStore:
             self._suspect = True
             self._ready.clear()
             raise IndexUnavailable(f"Milvus could not {what}: {_cause(error)}", fix=self._fix) from error
+        except BaseException:
+            self._suspect = True  # a deadline of the caller's: the server may hang
+            raise
 
 
 def _cause(error: Exception) -> str:

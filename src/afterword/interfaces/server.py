@@ -1,7 +1,7 @@
 """Runs the server: one a data folder, answering from the first moment, stopping in order.
 
 The order of a stop: no new connections; replies are cut and stored, the worker drains, index and ledger close (all of
-this is `open_memory`'s exit); then connections that are still open get two seconds.
+this is `open_memory`'s exit); then what tabs still hold open is ended.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from afterword.interfaces.one_server import only_server
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from afterword.settings import Settings
 
-GRACE = 2  # seconds for open connections at a stop
+GRACE = 2  # seconds; the backstop
+FLUSH = 0.5  # seconds for answers to end by themselves once the memory is closed
 PORTS_TRIED = 20
 GETTING_READY = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="1">
 <meta name="color-scheme" content="light dark"><title>Afterword</title></head>
@@ -70,6 +71,7 @@ async def _run(settings: Settings, listener: socket.socket, page: bool, ready: C
         if not opened:
             house.cancel()  # still importing or opening: there is nothing to end in order
         await asyncio.wait({house})
+        await door.empty()
 
     config = uvicorn.Config(
         door,
@@ -128,6 +130,7 @@ class Door:
     def __init__(self) -> None:
         self._app: ASGIApp | None = None
         self._state = "starting"
+        self._inside: set[asyncio.Task[object]] = set()
 
     def open(self, app: ASGIApp) -> None:
         self._app = app
@@ -135,10 +138,39 @@ class Door:
     def close(self) -> None:
         self._state = "stopping"
 
+    async def empty(self) -> None:
+        """Let answers end by themselves, for a moment; then end what a tab holds open (heartbeats, event streams)."""
+        if self._inside:
+            await asyncio.wait(self._inside, timeout=FLUSH)
+        for task in list(self._inside):
+            task.cancel()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._app is not None:
-            await self._app(scope, receive, send)
+        if self._app is None:
+            await self._say_state(scope, send)
             return
+        started = False
+
+        async def noted(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        task = asyncio.current_task()
+        assert task is not None
+        self._inside.add(task)
+        try:
+            await self._app(scope, receive, noted)
+        except asyncio.CancelledError:
+            if self._state != "stopping":
+                raise
+            task.uncancel()
+            if started:
+                await send({"type": "http.response.body", "body": b""})
+        finally:
+            self._inside.discard(task)
+
+    async def _say_state(self, scope: Scope, send: Send) -> None:
         status, kind, body = 503, b"application/json", json.dumps({"status": self._state})
         if scope["path"] == "/" and self._state == "starting":
             status, kind, body = 200, b"text/html; charset=utf-8", GETTING_READY

@@ -33,11 +33,11 @@ def insert(conn: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.I
 
 def upsert(conn: sa.Connection, table: sa.Table, key: tuple[str, ...], stored: tuple[str, ...]) -> sa.Insert:
     """An INSERT that, where a row of this key stands, stores the named columns in it. Rows are given at execution."""
-    return _upsert(conn.dialect.name, table, key, stored)
+    return upsert_of(conn.dialect.name, table, key, stored)
 
 
 @cache  # building it costs several times what running it does
-def _upsert(name: str, table: sa.Table, key: tuple[str, ...], stored: tuple[str, ...]) -> sa.Insert:
+def upsert_of(name: str, table: sa.Table, key: tuple[str, ...], stored: tuple[str, ...]) -> sa.Insert:
     new = postgresql.insert(table) if name == "postgresql" else sqlite.insert(table)
     values = {column: new.excluded[column] for column in stored}
     return new.on_conflict_do_update(index_elements=[table.c[column] for column in key], set_=values)

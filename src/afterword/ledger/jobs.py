@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from afterword.errors import LeaseLost, QueueFull
-from afterword.lanes import REMEMBER_DELAY
 from afterword.ledger import dialect, rows, schema
-from afterword.ledger.schema import NO, QUEUED, RUNNING, YES
+from afterword.ledger.schema import QUEUED, RUNNING, YES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +37,35 @@ _busy = sa.select(sa.func.count()).where(_job.c.lane == sa.bindparam("lane"), _j
 _lock_lane = sa.select(_lane.c.lane).where(_lane.c.lane == sa.bindparam("lane")).with_for_update()
 _depth = sa.select(sa.func.count()).where(_job.c.state == QUEUED)
 _own_depth = _depth.where(_job.c.scope_id == sa.bindparam("scope"))
+_insert = sa.insert(_job)
+_update = sa.update(_job).where(_job.c.id == sa.bindparam("b_id"))
+_own_scope = _job.c.scope_id == sa.bindparam("scope")
+_of_stream = (
+    sa.select(_job.c.id, _job.c.lane, _job.c.head)
+    .where(_own_scope, _job.c.stream == sa.bindparam("stream"), _job.c.finished_at.is_(None))
+    .order_by(_job.c.id)
+    .limit(1)
+)
+_of_key = (
+    sa.select(_job.c.id, _job.c.latest)
+    .where(_own_scope, _job.c.key == sa.bindparam("key"), _job.c.key.is_not(None), _job.c.state == QUEUED)
+    .with_for_update()
+)
+_remembering = (
+    sa.select(_job.c.id, _job.c.lane, _job.c.run_at, _job.c.delay, _job.c.latest)
+    .where(_own_scope, _job.c.kind == "remember", _job.c.chat_id == sa.bindparam("chat"))
+    .where(_job.c.finished_at.is_(None), _job.c.state == QUEUED, _job.c.key.is_not(None))
+    .with_for_update()
+)
+_owned = (
+    sa.select(_job)
+    .where(_job.c.id == sa.bindparam("id"), _own_scope, _job.c.state == RUNNING)
+    .where(_job.c.fence == sa.bindparam("fence"), _job.c.worker == sa.bindparam("worker"))
+    .with_for_update()
+)
+_of_head = sa.select(_job.c.id, _job.c.lane).where(
+    _own_scope, _job.c.stream == sa.bindparam("stream"), _job.c.finished_at.is_(None), _job.c.head == YES
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +92,13 @@ def settle(conn: sa.Connection, scope_id: int, lane: str) -> None:
     """Bring the lane's row up to its jobs. To be called after each change of a job's state, time or head."""
     if conn.dialect.name == "postgresql":  # a claim may hold it: look at the jobs only when it is through
         conn.execute(_lock_lane, {"lane": lane})
-    insert = dialect.insert(conn, _lane).values(
-        lane=sa.bindparam("lane"), scope_id=scope_id, ready_at=_ready_at, busy=_busy
-    )
-    now = {"ready_at": insert.excluded.ready_at, "busy": insert.excluded.busy}
-    conn.execute(insert.on_conflict_do_update(index_elements=[_lane.c.lane], set_=now), {"lane": lane})
+    conn.execute(_settling(conn.dialect.name), {"lane": lane, "scope_id": scope_id})
+
+
+@cache
+def _settling(name: str) -> sa.Insert:
+    now = {"lane": sa.bindparam("lane"), "scope_id": sa.bindparam("scope_id"), "ready_at": _ready_at, "busy": _busy}
+    return dialect.upsert_of(name, _lane, ("lane",), ("ready_at", "busy")).values(**now)
 
 
 # ── putting ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -86,7 +117,7 @@ def put(held: Held, new: NewJob, room: Room | None) -> int:
     if room is not None:
         room.check(held)
     values = _values(held, new, run_at)
-    key = held.conn.execute(sa.insert(_job).values(**values)).inserted_primary_key
+    key = held.conn.execute(_insert, values).inserted_primary_key
     assert key is not None
     settle(held.conn, held.id, new.lane)
     return int(key[0])
@@ -111,6 +142,7 @@ def _values(held: Held, new: NewJob, run_at: datetime) -> dict[str, Any]:
         "attempt": 0,
         "fence": 0,
         "run_at": run_at if latest is None else min(run_at, latest),
+        "delay": new.delay,
         "latest": latest,
         "created_at": held.now,
         "waiting": "debounce" if new.delay > 0 else "",
@@ -119,40 +151,31 @@ def _values(held: Held, new: NewJob, run_at: datetime) -> dict[str, Any]:
 
 
 def _unfinished(held: Held, stream: str) -> bool:
-    at = _job.c.scope_id == held.id, _job.c.stream == stream, _job.c.finished_at.is_(None)
-    return held.conn.execute(sa.select(_job.c.id).where(*at).limit(1)).first() is not None
+    return held.conn.execute(_of_stream, {"scope": held.id, "stream": stream}).first() is not None
 
 
 def _slide(held: Held, new: NewJob, run_at: datetime) -> int | None:
-    at = _job.c.scope_id == held.id, _job.c.key == new.key, _job.c.state == QUEUED
-    row = held.conn.execute(sa.select(_job.c.id, _job.c.latest).where(*at).with_for_update()).first()
+    row = held.conn.execute(_of_key, {"scope": held.id, "key": new.key}).first()
     if row is None:
         return None
     moved = run_at if row.latest is None else min(run_at, row.latest)
     payload = rows.checked_json(new.payload, "payload")
     waiting = "debounce" if new.delay > 0 else ""
-    held.conn.execute(sa.update(_job).where(_job.c.id == row.id).values(run_at=moved, payload=payload, waiting=waiting))
+    held.conn.execute(
+        _update, {"b_id": row.id, "run_at": moved, "delay": new.delay, "payload": payload, "waiting": waiting}
+    )
     settle(held.conn, held.id, new.lane)
     return int(row.id)
 
 
 def slide_remember(held: Held, chat_id: str) -> None:
     """A reply was stored: the chat's waiting `remember` waits a little longer, within its limit."""
-    at = (
-        _job.c.scope_id == held.id,
-        _job.c.kind == "remember",
-        _job.c.chat_id == chat_id,
-        _job.c.finished_at.is_(None),
-        _job.c.state == QUEUED,
-        _job.c.key.is_not(None),
-    )
-    columns = _job.c.id, _job.c.lane, _job.c.latest
-    row = held.conn.execute(sa.select(*columns).where(*at).with_for_update()).first()
+    row = held.conn.execute(_remembering, {"scope": held.id, "chat": chat_id}).first()
     if row is None:
         return
-    run_at = held.now + timedelta(seconds=REMEMBER_DELAY)
+    run_at = max(row.run_at, held.now + timedelta(seconds=row.delay))
     moved = run_at if row.latest is None else min(run_at, row.latest)
-    held.conn.execute(sa.update(_job).where(_job.c.id == row.id).values(run_at=moved))
+    held.conn.execute(_update, {"b_id": row.id, "run_at": moved})
     settle(held.conn, held.id, row.lane)
 
 
@@ -177,14 +200,8 @@ def own(tx: Tx, job: Job) -> tuple[Held, rows.Row]:
     """The scope and the row of a job that is still this worker's. Raises `EpochChanged`, `LeaseLost`."""
     held = tx.hold(job.scope)
     held.check_epoch(job.epoch)
-    at = (
-        _job.c.id == job.id,
-        _job.c.scope_id == held.id,
-        _job.c.state == RUNNING,
-        _job.c.fence == job.fence,
-        _job.c.worker == job.worker,
-    )
-    row = held.conn.execute(sa.select(_job).where(*at).with_for_update()).first()
+    lease = {"id": job.id, "scope": held.id, "fence": job.fence, "worker": job.worker}
+    row = held.conn.execute(_owned, lease).first()
     if row is None:
         raise LeaseLost(f"job {job.id} ({job.kind}) no longer belongs to this worker")
     return held, row
@@ -193,27 +210,27 @@ def own(tx: Tx, job: Job) -> tuple[Held, rows.Row]:
 def end(held: Held, row: rows.Row, state: str, **values: Any) -> None:
     """The job is over: its stream's next one becomes claimable, its lane free."""
     ended = {"state": state, "finished_at": held.now, "key": None, "lease_until": None, "waiting": "", **values}
-    held.conn.execute(sa.update(_job).where(_job.c.id == row.id).values(**ended))
+    held.conn.execute(_update, {"b_id": row.id, **ended})
     if row.stream is not None:
         promote(held, row.stream)
     settle(held.conn, held.id, row.lane)
 
 
 def promote(held: Held, stream: str) -> None:
-    """Mark the first unfinished job of the stream, and no other that waits."""
-    others = _job.alias()
-    first = (
-        sa.select(sa.func.min(others.c.id))
-        .where(others.c.scope_id == held.id, others.c.stream == stream, others.c.finished_at.is_(None))
-        .scalar_subquery()
-    )
-    at = _job.c.scope_id == held.id, _job.c.stream == stream, _job.c.finished_at.is_(None)
-    held.conn.execute(sa.update(_job).where(_job.c.id == first, _job.c.head == NO).values(head=1))
-    held.conn.execute(sa.update(_job).where(*at, _job.c.head == YES, _job.c.id > first).values(head=0))
+    """Make the first unfinished job of the stream its head, and no other; `settle` their lanes."""
+    names = {"scope": held.id, "stream": stream}
+    first = held.conn.execute(_of_stream, names).first()
+    if first is None or first.head:
+        return
+    for other in held.conn.execute(_of_head, names).all():
+        held.conn.execute(_update, {"b_id": other.id, "head": 0})
+        settle(held.conn, held.id, other.lane)
+    held.conn.execute(_update, {"b_id": first.id, "head": 1})
+    settle(held.conn, held.id, first.lane)
 
 
 def requeue(conn: sa.Connection, row: rows.Row, **values: Any) -> None:
     """A running job waits again. Its key was given up at the claim, so it stands beside a newer one of that key."""
     back = {"state": "queued", "worker": None, "lease_until": None, **values}
-    conn.execute(sa.update(_job).where(_job.c.id == row.id).values(**back))
+    conn.execute(_update, {"b_id": row.id, **back})
     settle(conn, row.scope_id, row.lane)

@@ -152,5 +152,8 @@ class SqlReads:
     async def runs(self, scope: Scope, kind: str | None = None, limit: int = 20) -> list[Run]:
         return await self._of(scope, runs.runs, kind, limit)
 
+    async def consolidated_to(self, scope: Scope) -> int:
+        return await self._of(scope, runs.consolidated_to)
+
     def watch(self, scope: Scope | None) -> AbstractContextManager[Watch]:
         return self._db.bell.watch(scope)

@@ -29,7 +29,7 @@ def runs(conn: sa.Connection, scope_id: int, kind: str | None, limit: int) -> li
 def start_run(tx: Tx, scope: Scope, kind: str, total: int, job: NewJob, room: jobs.Room) -> tuple[Run, bool]:
     """A new run with its first job; or the one that runs, whose job is made again should it have got lost.
 
-    The job's payload gains `run_id`, and `after`: how far earlier runs of this kind have come (a change number).
+    The job's payload gains `run_id`.
     """
     held = tx.hold(scope)
     row = _running(held, kind)
@@ -40,8 +40,7 @@ def start_run(tx: Tx, scope: Scope, kind: str, total: int, job: NewJob, room: jo
         row = _running(held, kind)
     assert row is not None
     if fresh or not _has_job(held, row.id):
-        payload = {**job.payload, "run_id": row.id, "after": _reached(held, kind)}
-        jobs.put(held, replace(job, payload=payload), room)
+        jobs.put(held, replace(job, payload={**job.payload, "run_id": row.id}), room)
     return rows.run_from(row), fresh
 
 
@@ -55,6 +54,7 @@ def _has_job(held: Held, run_id: str) -> bool:
     return held.conn.execute(sa.select(_job.c.id).where(*at).limit(1)).first() is not None
 
 
-def _reached(held: Held, kind: str) -> int:
-    at = _run.c.scope_id == held.id, _run.c.kind == kind
-    return held.conn.execute(sa.select(sa.func.max(_run.c.reached)).where(*at)).scalar() or 0
+def consolidated_to(conn: sa.Connection, scope_id: int) -> int:
+    """The highest change number that a consolidation has worked through."""
+    at = _run.c.scope_id == scope_id, _run.c.kind == "consolidate"
+    return conn.execute(sa.select(sa.func.max(_run.c.reached)).where(*at)).scalar() or 0

@@ -247,6 +247,7 @@ job = sa.Table(
     _must("attempt", sa.Integer()),
     _must("fence", sa.Integer()),
     _must("run_at", Moment()),
+    _must("delay", sa.Float()),  # seconds that it was put for: sliding puts it off by as much again
     sa.Column("latest", Moment),
     _must("created_at", Moment()),
     sa.Column("finished_at", Moment),

@@ -17,10 +17,11 @@ _entry = schema.entry
 _vector = schema.vector
 _change = schema.change
 _scope = schema.scope
+_state = sa.select(_scope.c.seq, _scope.c.epoch, _scope.c.model).where(_scope.c.id == sa.bindparam("id"))
 
 
 def state(conn: sa.Connection, scope_id: int) -> ScopeState:
-    row = conn.execute(sa.select(_scope).where(_scope.c.id == scope_id)).first()
+    row = conn.execute(_state, {"id": scope_id}).first()
     return ScopeState(0, 0, None) if row is None else ScopeState(row.seq, row.epoch, row.model)
 
 

@@ -18,6 +18,9 @@ TITLE_LENGTH = 80  # characters
 _turn = schema.turn
 _chat = schema.chat
 _turns = sa.select(*rows.turn_columns)
+_cursor = sa.select(_chat.c.decided).where(
+    _chat.c.scope_id == sa.bindparam("scope"), _chat.c.id == sa.bindparam("chat")
+)
 
 
 def chats(conn: sa.Connection, scope_id: int, limit: int) -> list[Chat]:
@@ -74,5 +77,4 @@ def receipt(conn: sa.Connection, scope_id: int, reply_id: str) -> Receipt | None
 
 
 def cursor(conn: sa.Connection, scope_id: int, chat_id: str) -> int:
-    at = _chat.c.scope_id == scope_id, _chat.c.id == chat_id
-    return conn.execute(sa.select(_chat.c.decided).where(*at)).scalar() or 0
+    return conn.execute(_cursor, {"scope": scope_id, "chat": chat_id}).scalar() or 0

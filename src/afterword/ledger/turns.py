@@ -21,6 +21,21 @@ if TYPE_CHECKING:
 
     from afterword.records import NewJob, NewReply, NewTurn, Receipt, Scope
 
+MOVED = ("next", "turns", "last_user", "last_at")  # what a new turn moves in its chat's row
+
+_insert_turn = sa.insert(schema.turn)
+_insert_entry = sa.insert(schema.entry)
+_insert_receipt = sa.insert(schema.receipt)
+_chat_row = sa.select(schema.chat).where(
+    schema.chat.c.scope_id == sa.bindparam("scope"), schema.chat.c.id == sa.bindparam("chat")
+)
+_asked = sa.select(schema.turn.c.chat_id, schema.turn.c.role).where(
+    schema.turn.c.scope_id == sa.bindparam("scope"), schema.turn.c.id == sa.bindparam("turn")
+)
+_reply = sa.select(schema.turn.c.id, schema.turn.c.cut).where(
+    schema.turn.c.scope_id == sa.bindparam("scope"), schema.turn.c.reply_to == sa.bindparam("turn")
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -57,7 +72,7 @@ def prepare_reply(new: NewReply, receipt: Receipt, tokens: str) -> PreparedReply
     text = new.text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
     new = replace(new, text=text, said_at=new.said_at.astimezone(UTC), searchable=new.searchable and bool(text.strip()))
     metadata = rows.checked_json(new.metadata, "metadata")
-    return PreparedReply(uuid.uuid4().hex, new, metadata, tokens, rows.receipt_items(receipt), receipt)
+    return PreparedReply(new.reply_id or uuid.uuid4().hex, new, metadata, tokens, rows.receipt_items(receipt), receipt)
 
 
 # ── writing ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -143,10 +158,10 @@ def _turn_of(held: Held, one: Prepared, position: int) -> Turn:
 
 def _write_turns(held: Held, added: Iterable[tuple[Turn, str]]) -> None:
     added = list(added)
-    held.conn.execute(sa.insert(schema.turn), [rows.turn_row(held.id, turn) for turn, _ in added])
+    held.conn.execute(_insert_turn, [rows.turn_row(held.id, turn) for turn, _ in added])
     entries = [_entry_row(held.id, turn, tokens) for turn, tokens in added if turn.searchable]
     if entries:
-        held.conn.execute(sa.insert(schema.entry), entries)
+        held.conn.execute(_insert_entry, entries)
     for row in entries:
         held.changed(row["record"], 1, "insert")
 
@@ -188,18 +203,15 @@ class _Chats:
 
     def _row(self, chat_id: str) -> dict[str, Any]:
         if chat_id not in self._rows:
-            at = schema.chat.c.scope_id == self._held.id, schema.chat.c.id == chat_id
-            found = self._held.conn.execute(sa.select(schema.chat).where(*at)).first()
+            found = self._held.conn.execute(_chat_row, {"scope": self._held.id, "chat": chat_id}).first()
             new = {"next": 0, "turns": 0, "decided": 0, "last_user": -1, "last_at": None}
             known = new if found is None else dict(found._mapping)
             self._rows[chat_id] = {**known, "scope_id": self._held.id, "id": chat_id}
         return self._rows[chat_id]
 
     def write(self) -> None:
-        insert = dialect.insert(self._held.conn, schema.chat)
-        moved = {name: insert.excluded[name] for name in ("next", "turns", "last_user", "last_at")}
-        key = [schema.chat.c.scope_id, schema.chat.c.id]
-        self._held.conn.execute(insert.on_conflict_do_update(index_elements=key, set_=moved), list(self._rows.values()))
+        moved = dialect.upsert(self._held.conn, schema.chat, ("scope_id", "id"), MOVED)
+        self._held.conn.execute(moved, list(self._rows.values()))
 
 
 def answer(tx: Tx, scope: Scope, epoch: int, reply: PreparedReply, follow: Sequence[NewJob], room: jobs.Room) -> Turn:
@@ -213,26 +225,16 @@ def answer(tx: Tx, scope: Scope, epoch: int, reply: PreparedReply, follow: Seque
     chats.said(turn)
     chats.write()
     _write_turns(held, [(turn, reply.tokens)])
-    held.conn.execute(
-        sa.insert(schema.receipt).values(
-            scope_id=held.id,
-            reply_id=turn.id,
-            chat_id=turn.chat_id,
-            items=reply.items,
-            missed=reply.receipt.missed,
-            recall_ms=reply.receipt.recall_ms,
-            worked=int(not reply.items),
-            created_at=held.now,
-        )
-    )
+    kept = {"items": reply.items, "missed": reply.receipt.missed, "recall_ms": reply.receipt.recall_ms}
+    more = {"chat_id": turn.chat_id, "worked": int(not reply.items), "created_at": held.now}
+    held.conn.execute(_insert_receipt, {"scope_id": held.id, "reply_id": turn.id, **kept, **more})
     jobs.follow(held, follow, room)
     jobs.slide_remember(held, turn.chat_id)
     return turn
 
 
 def _check_asked(held: Held, new: NewReply) -> None:
-    at = schema.turn.c.scope_id == held.id, schema.turn.c.id == new.reply_to
-    asked = held.conn.execute(sa.select(schema.turn.c.chat_id, schema.turn.c.role).where(*at)).first()
+    asked = held.conn.execute(_asked, {"scope": held.id, "turn": new.reply_to}).first()
     if asked is None:
         raise EpochChanged("the turn that this reply answers was erased while the reply was under way")
     if asked.chat_id != new.chat_id or asked.role != "user":
@@ -240,8 +242,7 @@ def _check_asked(held: Held, new: NewReply) -> None:
 
 
 def _make_place(held: Held, reply_to: str) -> None:
-    at = schema.turn.c.scope_id == held.id, schema.turn.c.reply_to == reply_to
-    old = held.conn.execute(sa.select(schema.turn.c.id, schema.turn.c.cut).where(*at)).first()
+    old = held.conn.execute(_reply, {"scope": held.id, "turn": reply_to}).first()
     if old is None:
         return
     if old.cut is None:

@@ -12,10 +12,10 @@ LIMIT = 1_000_000  # bytes of an answer
 _NO_CHAT = ("embed", "bge-", "minilm", "e5-", "gte-", "rerank")
 
 
-async def find_ollama(base_url: str = OLLAMA) -> tuple[str, str] | None:
-    """The base URL and the first chat model of an Ollama that answers within 0.3 s, else None."""
+async def find_ollama(base_url: str = OLLAMA, within: float = LOOK) -> tuple[str, str] | None:
+    """The base URL and the first chat model of an Ollama that answers `within` seconds, else None."""
     try:
-        async with asyncio.timeout(LOOK):
+        async with asyncio.timeout(within):
             models = await _models(base_url)
     except (OSError, ValueError, TimeoutError, EOFError):
         return None

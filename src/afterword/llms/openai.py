@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FAILURES", "OpenAILLM", "find_ollama"]
 
-# ValueError: what came is no JSON; TypeError, AttributeError: it is JSON of another shape than the protocol's
-FAILURES = (openai.OpenAIError, ValueError, TypeError, AttributeError)
+# ValueError: what came is no JSON; the others: it is JSON of another shape than the protocol's
+FAILURES = (openai.OpenAIError, ValueError, TypeError, AttributeError, LookupError)
 LISTING = 2.0  # seconds for the names of models in an error's fix
 NAMED = 5
 CHARACTERS_A_TOKEN = 16  # a background answer that is longer than this allows is no answer
@@ -121,18 +121,21 @@ class OpenAILLM:
     async def _deltas(self, messages: Sequence[Message]) -> AsyncGenerator[str, None]:
         """Texts as they come; "" for each piece of reasoning. Closing this closes the response."""
         sent = [{"role": message.role, "content": message.content} for message in messages]
+        body = {"model": self.model, "messages": sent, "stream": True}
         began = finished = False
         try:
-            completions = (await self._client.get()).chat.completions
-            response = await completions.create(model=self.model, messages=cast(Any, sent), stream=True)
+            client = await self._client.get()
+            # plain JSON: making the client's objects takes more of the loop's time than all else in a piece
+            response = await client.post(
+                "/chat/completions", cast_to=object, body=body, stream=True, stream_cls=openai.AsyncStream[object]
+            )
             try:
                 async for chunk in response:
                     began = True
-                    for choice in (chunk.choices or [])[:1]:
-                        finished = finished or choice.finish_reason is not None
-                        text = choice.delta.content or ""
-                        if text or _reasons(choice.delta):
-                            yield text
+                    text, alive, ended = _read(chunk)
+                    finished = finished or ended
+                    if alive:
+                        yield text
             finally:
                 await response.close()
         except FAILURES as error:
@@ -178,5 +181,12 @@ class OpenAILLM:
             return []
 
 
-def _reasons(delta: Any) -> bool:
-    return bool(getattr(delta, "reasoning_content", None) or getattr(delta, "reasoning", None))
+def _read(chunk: Any) -> tuple[str, bool, bool]:
+    """Of a piece of a stream: its text, whether it is a sign of life, whether it is the last with a choice."""
+    choices = chunk.get("choices")
+    if not choices:
+        return "", False, False  # usage, filters' verdicts
+    delta = choices[0].get("delta") or {}
+    text = delta.get("content") or ""
+    reasons = bool(delta.get("reasoning_content") or delta.get("reasoning"))
+    return text, bool(text) or reasons, choices[0].get("finish_reason") is not None

@@ -10,7 +10,8 @@ from afterword.testing.llm import Completion, ScriptedLLM
 from afterword.testing.network import NetworkForbidden, no_network
 from afterword.testing.offload import InlineOffload
 from afterword.testing.openai_behaviour import Behaviour
-from afterword.testing.openai_server import FakeOpenAI, Received
+from afterword.testing.openai_sending import Received
+from afterword.testing.openai_server import FakeOpenAI
 
 __all__ = [
     "Behaviour",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,13 +15,36 @@ from afterword.testing.openai_answers import pieces
 
 if TYPE_CHECKING:
     from afterword.testing.http11 import Connection
-    from afterword.testing.openai_behaviour import Behaviour
+    from afterword.testing.openai_behaviour import Behaviour, Request
 
 HUGE = 1_000_000  # characters
 DRIP_GAP = 0.02  # seconds between meaningless bytes, where the behaviour names no gap
 GARBAGE = b"<html>not an API</html>"
 SSE = "text/event-stream"
 _CREATED = 1_777_777_777
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A request as it came. A chat request that doesn't stream is of the kind `complete`."""
+
+    request: Request
+    headers: dict[str, str]
+    body: dict[str, Any]
+
+    @property
+    def texts(self) -> list[str]:
+        """The messages' texts, or what is to be embedded."""
+        if self.request == "embeddings":
+            given = self.body.get("input", [])
+            return [given] if isinstance(given, str) else list(given)
+        return [str(message.get("content", "")) for message in self.body.get("messages", [])]
+
+    @property
+    def asked(self) -> str:
+        """The last message of the user."""
+        said = [m for m in self.body.get("messages", []) if m.get("role") == "user"]
+        return str(said[-1].get("content", "")) if said else ""
 
 
 class Sender:
@@ -142,9 +166,10 @@ class Sender:
 
 
 async def send_embeddings(
-    connection: Connection, behaviour: Behaviour, request: dict[str, Any], texts: list[str], dimensions: int
+    connection: Connection, behaviour: Behaviour, received: Received, dimensions: int, *, coded: bool
 ) -> None:
-    """Embeddings of the texts, as numbers or base64 as asked."""
+    """Embeddings of the texts, as numbers or, `coded`, in base64."""
+    texts = received.texts
     await asyncio.sleep(behaviour.first_delay)
     if behaviour.fault == "garbage":
         await connection.send_body(200, GARBAGE, "text/html")
@@ -157,7 +182,6 @@ async def send_embeddings(
     rows = [_row(behaviour, text, dimensions) for text in texts]
     if behaviour.fault in ("missing", "empty"):
         rows = rows[:-1] if behaviour.fault == "missing" else []
-    coded = request.get("encoding_format") == "base64"
     data = [
         {
             "object": "embedding",
@@ -169,7 +193,7 @@ async def send_embeddings(
     words = sum(len(text.split()) for text in texts)
     usage = {"prompt_tokens": words, "total_tokens": words}
     data.reverse()  # the protocol orders them by `index`, not by place
-    model = str(request.get("model", ""))
+    model = str(received.body.get("model", ""))
     await connection.send_json(200, {"object": "list", "model": model, "data": data, "usage": usage})
 
 

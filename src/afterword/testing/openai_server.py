@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,33 +13,10 @@ from afterword.testing import openai_answers
 from afterword.testing.gates import Gate
 from afterword.testing.http11 import Connection, Incoming
 from afterword.testing.openai_behaviour import Behaviour, Request, Script
-from afterword.testing.openai_sending import Sender, send_embeddings
+from afterword.testing.openai_sending import Received, Sender, send_embeddings
 
 KEPT = 10_000  # requests remembered
 _ROUTES: dict[str, Request] = {"chat/completions": "chat", "embeddings": "embeddings", "models": "models"}
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """A request as it came. A chat request that doesn't stream is of the kind `complete`."""
-
-    request: Request
-    headers: dict[str, str]
-    body: dict[str, Any]
-
-    @property
-    def texts(self) -> list[str]:
-        """The messages' texts, or what is to be embedded."""
-        if self.request == "embeddings":
-            given = self.body.get("input", [])
-            return [given] if isinstance(given, str) else list(given)
-        return [str(message.get("content", "")) for message in self.body.get("messages", [])]
-
-    @property
-    def asked(self) -> str:
-        """The last message of the user."""
-        said = [m for m in self.body.get("messages", []) if m.get("role") == "user"]
-        return str(said[-1].get("content", "")) if said else ""
 
 
 class FakeOpenAI:
@@ -69,6 +45,7 @@ class FakeOpenAI:
         self.answer: Callable[[Received, dict[str, Any]], str] = lambda received, schema: openai_answers.answer_json(
             schema, received.asked
         )
+        self.base64 = True  # whether embeddings are coded so when that is asked for; some servers never do
         self.script = Script()
         self.received: deque[Received] = deque(maxlen=KEPT)
         self.cancelled: deque[Received] = deque(maxlen=KEPT)
@@ -187,7 +164,8 @@ class FakeOpenAI:
             listed = [{"id": model, "object": "model", "owned_by": "fake"} for model in self.models]
             await connection.send_json(200, {"object": "list", "data": listed})
         elif received.request == "embeddings":
-            await send_embeddings(connection, behaviour, received.body, received.texts, self.dimensions)
+            coded = self.base64 and received.body.get("encoding_format") == "base64"
+            await send_embeddings(connection, behaviour, received, self.dimensions, coded=coded)
         else:
             await self._chat(received, behaviour, connection)
 

@@ -8,7 +8,8 @@ const where = (more) => ({
 async function call(name, more) {
   try {
     const answer = await server.call(where({ ...more, do: name }));
-    return answer ?? { error: t("broken") };
+    if (!answer || answer.detail) return { error: t("lost"), lost: true }; // Gradio's client swallows failed requests
+    return answer;
   } catch {
     return { error: t("lost"), lost: true };
   }
@@ -42,7 +43,7 @@ async function look() {
   if (answer.lost || answer.ready === false) { setTimeout(refresh, 700); return; }
   $("cover").hidden = true;
   if (!source || source.readyState === EventSource.CLOSED) listen();
-  if (answer.error) return refused(answer.error);
+  if (answer.error) return refused(answer.message ?? answer.error);
   root.dataset.ready = "yes";
   if (!state.chat) openFirst(answer.chat);
   for (const [name, part] of Object.entries(answer.parts)) {
@@ -102,7 +103,8 @@ function leaveStream() {
 
 function send() {
   const text = $("text").value;
-  if (!text.trim() || state.streaming || state.live) return;
+  if (!text.trim()) return;
+  if (state.streaming || state.live) { state.wish = true; return; } // sent when the reply has ended, see showStream
   state.pending = { id: newId(), chat: state.chat, text };
   $("text").value = "";
   growText();
@@ -114,7 +116,7 @@ function send() {
 // ── going about ──────────────────────────────────────────────────────────────────────────────────────────────────
 function goTo(chat) {
   leaveStream();
-  Object.assign(state, { chat, turns: 60, live: null, pending: null });
+  Object.assign(state, { chat, turns: 60, live: null, pending: null, wish: false });
   delete state.have.transcript;
   $("transcript").replaceChildren();
   stuck = true;
@@ -127,7 +129,7 @@ function goTo(chat) {
 
 function becomeUser(name) {
   leaveStream();
-  Object.assign(state, { user: name, have: {}, turns: 60, memories: 100, live: null, pending: null, editing: false });
+  Object.assign(state, { user: name, have: {}, turns: 60, memories: 100, live: null, pending: null, wish: false, editing: false });
   state.chat = chats()[name] ?? "";
   for (const part of ["transcript", "memories", "chats", "strip", "runs"]) {
     $(part).replaceChildren();
@@ -212,9 +214,10 @@ root.addEventListener("toggle", async (event) => {
   const answer = await (opened.dataset.why ? call("why", { id: opened.dataset.why }) : call("details", { id: opened.dataset.memory }));
   if (answer.error) place.textContent = answer.error;
   else { place.innerHTML = answer.html; place.dataset.filled = "yes"; }
+  opened.scrollIntoView({ block: "nearest" });
 }, true);
 $("composer").addEventListener("submit", (event) => { event.preventDefault(); send(); });
-$("text").addEventListener("input", growText);
+$("text").addEventListener("input", () => { state.wish = false; growText(); });
 $("text").addEventListener("keydown", (event) => {
   // an Enter that ends the composition of Chinese text is not a wish to send
   if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
@@ -235,6 +238,7 @@ function listen() {
   for (const name of ["message", "change", "changed"]) mine.addEventListener(name, () => refresh());
   mine.addEventListener("open", () => refresh());
   mine.addEventListener("error", () => {
+    refresh(); // says so when the server is away, and looks until it is back
     if (mine.readyState === EventSource.CLOSED && source === mine) setTimeout(() => source === mine && listen(), 2000);
   });
 }

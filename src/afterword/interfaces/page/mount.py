@@ -34,6 +34,9 @@ def mount_page(app: FastAPI, memory: Callable[[], AsyncMemory | None], settings:
     `memory` returns None until the memory is open; the page says so meanwhile and comes alive by itself.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    # After every event Gradio sums up all events so far with pandas, for a dashboard that is not shown here.
+    os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**9))
+    os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1")
     import gradio as gr
 
     from afterword.interfaces.page.layout import HEAD, STYLE, THEME, build
@@ -48,6 +51,7 @@ def mount_page(app: FastAPI, memory: Callable[[], AsyncMemory | None], settings:
         show_error=True,
         ssr_mode=False,
         mcp_server=False,
+        enable_monitoring=False,
         pwa=False,
         theme=THEME,
         css=STYLE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from afterword.interfaces.page.markup import button, esc, time_tag
+from afterword.interfaces.page.markup import button, dated_tag, esc, time_tag
 from afterword.interfaces.page.strings import counted, words
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _hit(hit: Hit, asked: Asked) -> str:
     version = f"<span>{esc(table['version'].format(n=hit.ref.version))}</span>" if hit.ref.version > 1 else ""
     head = (
         f'<header><span class="aw-badge {hit.kind}">{esc(kind)}</span>'
-        f"{time_tag(hit.said_at, asked.offset, asked.lang)}{version}"
+        f"{dated_tag(hit.said_at, asked.offset, asked.lang)}{version}"
         f'<b title="{esc(table["score"])}">{hit.score:.2f}</b></header>'
     )
     foot = f"<footer>{legs}{source}</footer>"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SHOWN = 5  # lines of work
 RECENT = timedelta(seconds=90)  # how long a finished job stays in the strip
+HOUSEKEEPING = frozenset({"embed", "project", "forget"})  # not worth a word once it is done
 ORDER = {"dead": 0, "running": 1, "queued": 2, "done": 3}
 
 
@@ -32,7 +33,7 @@ def strip_html(jobs: Sequence[Job], counts: dict[str, int], asked: Asked, now: d
     table = words(asked.lang)
     lines: dict[_Line, int] = {}
     for job in jobs:
-        if job.state in ORDER and not (job.state == "done" and not _recent(job, now)):
+        if job.state in ORDER and (job.state != "done" or _worth_a_word(job, now)):
             line = _Line(job.state, job.kind, _note(job, asked), job.id if job.state == "dead" else None)
             lines[line] = lines.get(line, 0) + 1
     ordered = sorted(lines.items(), key=lambda item: ORDER[item[0].state])
@@ -45,8 +46,9 @@ def strip_html(jobs: Sequence[Job], counts: dict[str, int], asked: Asked, now: d
     return chips + more
 
 
-def _recent(job: Job, now: datetime) -> bool:
-    return job.finished_at is not None and now - job.finished_at < RECENT
+def _worth_a_word(done: Job, now: datetime) -> bool:
+    recent = done.finished_at is not None and now - done.finished_at < RECENT
+    return recent and done.kind not in HOUSEKEEPING
 
 
 def _note(job: Job, asked: Asked) -> str:

@@ -13,7 +13,8 @@ const store = {
 const browserLanguage = (navigator.language || "en").toLowerCase().startsWith("zh") ? "zh" : "en";
 const state = {
   user: store.get("user", SETUP.user), chat: "", lang: store.get("lang", SETUP.language || browserLanguage),
-  tab: "episodic", turns: 60, memories: 100, have: {}, streaming: null, live: null, pending: null, editing: false,
+  tab: "episodic", turns: 60, memories: 100, have: {}, streaming: null, live: null, pending: null, wish: false,
+  editing: false,
 };
 const t = (name) => WORDS[state.lang][name] ?? name;
 const chats = () => store.get("chats", {});
@@ -45,6 +46,7 @@ scroller.addEventListener("scroll", () => {
 const toEnd = () => { if (stuck) scroller.scrollTop = scroller.scrollHeight; };
 
 function toast(text) {
+  if ([...$("toasts").children].some((shown) => shown.textContent === text)) return;
   const note = document.createElement("div");
   note.textContent = text;
   $("toasts").append(note);
@@ -77,6 +79,7 @@ function showStream() {
   $("stop").hidden = !(on || state.live);
   $("send").hidden = on || Boolean(state.live);
   if (on) toEnd();
+  else if (state.wish && !state.streaming && !state.live) { state.wish = false; setTimeout(send, 30); } // once Gradio has emptied the stream
 }
 
 function showPending() {

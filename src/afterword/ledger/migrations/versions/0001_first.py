@@ -259,6 +259,7 @@ def _job() -> None:
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("fence", sa.Integer(), nullable=False),
         sa.Column("run_at", sa.BigInteger(), nullable=False),
+        sa.Column("delay", sa.Float(), nullable=False),
         sa.Column("latest", sa.BigInteger()),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("finished_at", sa.BigInteger()),
