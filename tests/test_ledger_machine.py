@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
@@ -17,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from afterword.errors import EpochChanged, InvalidInput, LeaseLost, VersionConflict
 from afterword.lanes import embed_job, remember_job
 from afterword.ledger import schema
-from afterword.plan import Change, Decided, Erase, Plan, Retire, Revise
+from afterword.plan import Change, Decided, Erase, Plan, Reconsolidated, Retire, Revise
 from afterword.ports import JobFilter
 from afterword.records import Filters, Job, NewTurn, Ref, Scope, Turn
 from tests.ledger_house import ANN, BEN, LEASE, MODEL, House, a_house, vectors
@@ -157,6 +158,8 @@ class LedgerMachine(RuleBasedStateMachine):
             found = await self.house.ledger.unembedded(job.scope, MODEL, 3)
             follow = (embed_job(job.scope),) if len(found) == 3 else ()
             return Plan(tuple(vectors(ref) for ref, _ in found), jobs=follow)
+        if job.kind == "reconsolidate":
+            return Plan((Reconsolidated(job.payload["reply_id"]),))
         assert job.window is not None
         first, last, chat = job.window["first"], job.window["last"], job.payload["chat_id"]
         turns = await self.house.ledger.turns(job.scope, chat, first=first, last=last) if last >= first else []
@@ -242,5 +245,10 @@ def _queue(conn: sa.Connection) -> tuple[list[Any], dict[str, Any]]:
 
 TestLedgerMachine = LedgerMachine.TestCase
 TestLedgerMachine.settings = settings(
-    max_examples=12, stateful_step_count=25, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=int(os.environ.get("AFTERWORD_TEST_EXAMPLES", "12")),
+    stateful_step_count=25,
+    derandomize="AFTERWORD_TEST_EXAMPLES" not in os.environ,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
 )

@@ -7,7 +7,6 @@ out in one place.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from afterword.errors import AfterwordError, EpochChanged, LeaseLost, LedgerErro
 from afterword.lanes import backfill_job, reconsolidate_query_job
 from afterword.plan import Change, Insert, Plan, Retire, Revise
 from afterword.records import Hit, NewJob, Scope
+from afterword.retries import Breaker, Verdict, backoff, verdict
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -29,73 +29,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-ATTEMPTS = 5
 CONFLICTS = 3
 LEASE = 30.0
 POLL = 5.0
 SCOPES_PAGE = 500
-BACKOFF = (1.0, 300.0)  # seconds, doubled with each attempt
-OUTAGE_BACKOFF = (1.0, 60.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What becomes of a job that did not end well. `delay` None: it is dead-lettered."""
-
-    delay: float | None
-    error: str = ""
-    waiting: str = ""
-    count_attempt: bool = True
-
-
-def verdict(error: BaseException, job: Job, outages: int) -> Verdict:
-    """An outage waits and costs no attempt; anything else is tried again, later each time, at most 5 times."""
-    text = str(error) or type(error).__name__
-    if isinstance(error, Outage | LedgerError):
-        retry_after = error.retry_after if isinstance(error, Outage) else None
-        delay = retry_after or _backoff(outages, OUTAGE_BACKOFF)
-        return Verdict(delay, waiting=text, count_attempt=False)
-    if isinstance(error, TimeoutError):
-        text = "the step did not end within its time"
-    if job.attempt >= ATTEMPTS:
-        return Verdict(None, error=text)
-    return Verdict(_backoff(job.attempt, BACKOFF), error=text)
-
-
-def _backoff(attempt: int, bounds: tuple[float, float]) -> float:
-    """Exponential back-off with "equal jitter": at least half of the doubled delay, so that retries spread."""
-    doubled = min(bounds[1], bounds[0] * 2.0 ** max(0, attempt - 1))
-    return doubled * random.uniform(0.5, 1.0)
-
-
-class Breaker:
-    """Keeps what is away from being asked by every job: open for a while after an outage, then one job tries."""
-
-    def __init__(self) -> None:
-        self.failures = 0
-        self.trouble: Outage | None = None
-        self._open_until = 0.0
-
-    def failed(self, error: Outage, now: float) -> float:
-        """Open it; the seconds it stays so."""
-        self.failures += 1
-        delay = error.retry_after or _backoff(self.failures, OUTAGE_BACKOFF)
-        self.trouble = error
-        self._open_until = now + delay
-        return delay
-
-    def succeeded(self) -> None:
-        self.failures, self.trouble, self._open_until = 0, None, 0.0
-
-    def room(self, now: float, free: int) -> int:
-        """How many jobs may be claimed: all, none while open, one to try."""
-        if self.trouble is None:
-            return free
-        return min(1, free) if now >= self._open_until else 0
-
-    def wait(self, now: float) -> float | None:
-        """Seconds until the next try; None when nothing is wrong."""
-        return None if self.trouble is None else max(0.0, self._open_until - now)
 
 
 @dataclass(slots=True, eq=False)
@@ -194,7 +131,7 @@ class Worker:
                 failures += 1
                 known = isinstance(error, AfterwordError)
                 log.warning("worker.part_failed", part=part.__name__, error=str(error), exc_info=not known)
-                await self._desk.clock.sleep(_backoff(failures, (0.1, 10.0)))
+                await self._desk.clock.sleep(backoff(failures, (0.1, 10.0)))
 
     async def _listen(self) -> None:
         with self._ledger.watch(None) as watch:
