@@ -164,8 +164,8 @@ async def test_what_rules_decided_is_decided_again_at_a_set_rate() -> None:
     reads.say("I have a parrot called Coco.")
     record = "The user has a parrot called Coco."
     llm = ScriptedLLM(answers=[json.dumps({"entries": [{"turns": [1], "kind": "personal_fact", "record": record}]})])
-    work = job(backfill_job(SCOPE, {**RUN, "per_minute": 12}))
-    plan = await backfill.STEP.decide(work, desk(reads, llm=llm))
+    work = job(backfill_job(SCOPE, RUN))
+    plan = await backfill.STEP.decide(work, desk(reads, llm=llm, policy=Policy(backfill_per_minute=12)))
     assert [insert.text for insert in inserts(plan)] == [record]
     assert (decided(plan).by, decided(plan).redo_of, decided(plan).first) == ("llm", 9, 1)
     assert progress(plan) == Progress("r1", 1, 2)

@@ -25,10 +25,9 @@ from docs.code import embed, four_places, lost_work, outbox, standing_still, wit
 from docs.code.embed import DOCUMENTS, MADE, ROOT
 from docs.code.standing_still import SlowLLM
 from tests.serving import client_of
-from tests.waiting import idle
+from tests.waiting import eventually, idle
 
 OpenMemory = Callable[..., Awaitable[AsyncMemory]]
-GRADIO_WARNINGS = pytest.mark.filterwarnings("ignore:::gradio", "ignore::DeprecationWarning")
 
 
 def a_tab(pieces: Any) -> Any:
@@ -179,15 +178,20 @@ async def test_the_template_keeps_a_message_before_its_work_begins(tmp_path: Pat
 async def test_the_template_tries_again_and_keeps_a_chats_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    clock = [0.0]
     monkeypatch.setattr(outbox, "POLL", 0.01)
-    monkeypatch.setattr("docs.code.outbox.time", SimpleNamespace(time=iter(range(0, 10**9, 100)).__next__))
-    work = Work(failures=2)
+    monkeypatch.setattr("docs.code.outbox.time", SimpleNamespace(time=lambda: clock[0]))
+    work = Work(failures=1)
     async with outbox.Outbox(tmp_path / "outbox.db", work) as kept:
-        for message in ("one", "two", "three"):
+        for message in ("one", "two"):
             await kept.put("chat", message)
+        await kept.put("another chat", "elsewhere")
+        await work.until(1)
+        assert work.done == ["elsewhere"]  # "one" has failed and waits; "two" waits for it; nobody else does
+        clock[0] = 10.0
         await work.until(3)
-    assert work.done == ["one", "two", "three"]
-    assert rows(tmp_path / "outbox.db", "attempt, state")[0] == (2, "done")
+    assert work.done == ["elsewhere", "one", "two"]
+    assert rows(tmp_path / "outbox.db", "attempt, state")[0] == (1, "done")
 
 
 async def test_the_template_gives_an_input_up_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +278,6 @@ async def ask(app: Any, message: str) -> str:
         return answer.text
 
 
-@GRADIO_WARNINGS
 async def test_the_template_answers_on_a_real_page(tmp_path: Path) -> None:
     module = pytest.importorskip("docs.code.outbox_page")
     llm, work = HeldLLM(), Work()
@@ -287,7 +290,6 @@ async def test_the_template_answers_on_a_real_page(tmp_path: Path) -> None:
 # ── with Afterword ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@GRADIO_WARNINGS
 async def test_the_variant_with_afterword_answers_on_a_real_page(settings: Settings, opened: OpenMemory) -> None:
     module = pytest.importorskip("docs.code.with_afterword")
     given: list[Any] = []
@@ -303,22 +305,32 @@ async def test_the_variant_with_afterword_answers_on_a_real_page(settings: Setti
     assert [turn.text for turn in await memory.turns("ann", chats[0].id)] == ["Ann can't eat nuts.", "No nuts."]
 
 
-class Request:
-    session_hash = "chat"
-
-
-@GRADIO_WARNINGS
-async def test_the_variant_with_afterword_keeps_a_closed_tabs_part(opened: OpenMemory) -> None:
+async def test_the_variant_with_afterword_keeps_a_closed_tabs_part(settings: Settings, opened: OpenMemory) -> None:
     module = pytest.importorskip("docs.code.with_afterword")
-    chat = module.Chat(HeldLLM())
-    chat.memory = await opened()
-    async with a_tab(chat.handler("What may I cook?", [], Request())) as tab:
-        assert await anext(tab) == "No "
-    kept = await chat.memory.turns("ann", "chat")
-    assert [(turn.text, turn.cut) for turn in kept] == [("What may I cook?", None), ("No ", "only a part came")]
+
+    async def llm(messages: Any) -> AsyncIterator[str]:
+        while True:
+            yield "nuts "
+            await asyncio.sleep(0.01)
+
+    app = module.build(llm, settings)
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        handlers = (await client.get("/config")).json()["dependencies"]
+        chat = next(handler["id"] for handler in handlers if handler["api_name"] == "chat")
+        message = {"data": ["What may I cook?", None], "fn_index": chat, "session_hash": "tab"}
+        await client.post("/gradio_api/queue/join", json=message)
+        async with client.stream("GET", "/gradio_api/queue/data?session_hash=tab") as tab:
+            async for line in tab.aiter_lines():
+                if '"nuts ' in line:
+                    break  # and leaving the block closes the tab
+        memory = await opened(run_worker=False)
+
+        async def kept() -> list[str | None]:
+            return [turn.cut for turn in await memory.turns("ann", "tab") if turn.text.startswith("nuts nuts")]
+
+        assert await eventually(memory, "ann", kept) == ["only a part came"]
 
 
-@GRADIO_WARNINGS
 async def test_the_short_variant_streams_a_whole_turn(opened: OpenMemory) -> None:
     module = pytest.importorskip("docs.code.with_afterword")
     memory = await opened()

@@ -77,7 +77,38 @@ async def settled(server: Server) -> None:
                     return
 
 
-THINGS = ["anchor", "basket", "candle", "drum", "easel", "fiddle", "garden", "hammer", "inkwell", "jacket", "kettle", "lantern", "mirror", "needle", "orchard", "piano", "quilt", "rowboat", "saddle", "teapot", "umbrella", "violin", "wagon", "xylophone", "yacht", "zither", "accordion", "bicycle", "compass", "diary"]
+THINGS = [
+    "anchor",
+    "basket",
+    "candle",
+    "drum",
+    "easel",
+    "fiddle",
+    "garden",
+    "hammer",
+    "inkwell",
+    "jacket",
+    "kettle",
+    "lantern",
+    "mirror",
+    "needle",
+    "orchard",
+    "piano",
+    "quilt",
+    "rowboat",
+    "saddle",
+    "teapot",
+    "umbrella",
+    "violin",
+    "wagon",
+    "xylophone",
+    "yacht",
+    "zither",
+    "accordion",
+    "bicycle",
+    "compass",
+    "diary",
+]
 
 
 async def test_kill_at_any_moment_loses_no_acknowledged_turn_and_applies_no_change_twice(tmp_path: Path) -> None:
