@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 CONTEXT_TURNS = 4
 COMPARED = 200  # newest memories that a new one is compared with
 SAME = 0.9
+AROUND = 0.75  # of a record's words that stand in other turns than its own: small models mix turns up
 COVERED = 0.25
 CONTAINED = 0.8
 DEBOUNCE = 2.0  # seconds after a chat's last turn
@@ -192,7 +193,9 @@ def _rests_on(text: str, sources: Sequence[Turn], shown: Sequence[Turn]) -> bool
     """Grounded in its sources; names and numbers may also come from the turns shown around them."""
     said = "\n".join(_evidence(turn) for turn in sources)
     around = "\n".join(_evidence(turn) for turn in shown)
-    return (grounded(text, said) or grounded(text, around)) and not invented_details(text, around)
+    people = " ".join({said_by(turn, "en") for turn in shown})
+    rests = grounded(text, said, people=people) or grounded(text, around, least=AROUND, people=people)
+    return rests and not invented_details(text, around)
 
 
 def _evidence(turn: Turn) -> str:

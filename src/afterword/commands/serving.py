@@ -55,7 +55,7 @@ def doctor(flags: Flags, *, as_json: bool) -> None:
 
 
 def show_settings(flags: Flags, *, only_set: bool = False) -> None:
-    rows = [row for row in settings_of(flags).describe() if not only_set or row.source != "default"]
+    rows = [row for row in settings_of(flags).describe() if not only_set or (row.value and row.source != "default")]
     if only_set:
         say(
             "\nSettings that are not the default (all: afterword settings):" if rows else "\nAll settings are defaults."
