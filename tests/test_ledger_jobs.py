@@ -11,8 +11,8 @@ import anyio
 import pytest
 
 from afterword.errors import InvalidInput, LeaseLost, NotFound, QueueFull
-from afterword.lanes import consolidate_job, embed_job, reconsolidate_job, remember_job
-from afterword.plan import Plan, Progress
+from afterword.lanes import embed_job, reconsolidate_job, remember_job
+from afterword.plan import Plan
 from afterword.ports import JobFilter
 from afterword.records import Job, NewJob, NewTurn, Scope
 from afterword.testing.clock import START
@@ -334,87 +334,6 @@ async def test_jobs_are_listed_newest_first_and_by_what_is_wanted(house: House) 
     assert [one.payload for one in await house.ledger.jobs(ANN, JobFilter(chat_id="a"))] == [{"chat_id": "a"}]
     assert await house.ledger.jobs(ANN, JobFilter(kinds=("embed",))) == []
     assert await house.ledger.job_counts(None) == {"queued": 3}
-
-
-# ── sweeping ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-async def test_a_chat_that_lags_gets_its_job_again_once(house: House) -> None:
-    await house.ledger.accept(ANN, [NewTurn("c", "user", "no job")])
-    await house.ledger.accept(ANN, [NewTurn("d", "assistant", "only an answer")])
-    async with anyio.create_task_group() as tasks:
-        for _ in range(3):
-            tasks.start_soon(lambda: house.ledger.sweep(model=None))
-    assert [one.payload for one in await house.ledger.jobs(ANN, JobFilter())] == [{"chat_id": "c"}]
-
-
-async def test_records_without_vectors_get_an_embedding_job(house: House) -> None:
-    await house.remember("Ann lives in Oslo")
-    assert await house.ledger.sweep(model=None) == 0
-    assert await house.ledger.sweep(model="m1") == 1
-    assert await house.ledger.sweep(model="m1") == 0
-    assert (await house.claim_one("embed")).scope == ANN
-
-
-async def test_a_receipt_that_was_forgotten_is_worked_through_after_a_while(house: House) -> None:
-    (turn,) = await house.say("Hello?")
-    await house.decide()
-    reply = await house.reply(turn)
-    assert await house.ledger.sweep(model=None) == 0
-    await house.clock.advance(61)
-    assert await house.ledger.sweep(model=None) == 1
-    job = await house.claim_one("reconsolidate")
-    assert job.payload == {"chat_id": "c", "reply_id": reply.id}
-    await house.ledger.bury(job, "bad")
-    assert await house.ledger.sweep(model=None) == 0
-
-
-# ── runs ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-async def test_a_second_start_joins_the_run_that_is_under_way(house: House) -> None:
-    run, fresh = await house.ledger.start_run(ANN, "consolidate", 5, consolidate_job(ANN))
-    again, second = await house.ledger.start_run(ANN, "consolidate", 9, consolidate_job(ANN))
-    assert (fresh, second, again) == (True, False, run)
-    other, third = await house.ledger.start_run(BEN, "consolidate", 1, consolidate_job(BEN))
-    assert third
-    assert other.id != run.id
-    (job,) = await house.ledger.jobs(ANN, JobFilter())
-    assert job.payload == {"run_id": run.id}
-
-
-async def test_a_run_shows_its_progress_and_its_end(house: House) -> None:
-    run, _ = await house.ledger.start_run(ANN, "consolidate", 2, consolidate_job(ANN))
-    follow = consolidate_job(ANN, {"run_id": run.id})
-    plan = Plan((Progress(run.id, 1, 2, "half", cursor=7),), jobs=(follow,))
-    await house.ledger.apply(await house.claim_one("consolidate"), plan)
-    (now,) = await house.ledger.runs(ANN, "consolidate")
-    assert (now.state, now.done, now.message) == ("running", 1, "half")
-    plan = Plan((Progress(run.id, 2, 2, "all", finished=True),))
-    await house.ledger.apply(await house.claim_one("consolidate"), plan)
-    (now,) = await house.ledger.runs(ANN)
-    assert (now.state, now.done, now.finished_at) == ("done", 2, START)
-    assert await house.ledger.consolidated_to(ANN) == 7
-    assert await house.ledger.consolidated_to(BEN) == 0
-
-
-async def test_a_run_whose_job_dies_has_failed_and_goes_on_when_that_is_retried(house: House) -> None:
-    await house.ledger.start_run(ANN, "consolidate", 2, consolidate_job(ANN))
-    dead = await house.claim_one("consolidate")
-    await house.ledger.bury(dead, "no JSON")
-    (run,) = await house.ledger.runs(ANN)
-    assert (run.state, run.message) == ("failed", "no JSON")
-    await house.ledger.retry(dead.id)
-    assert (await house.ledger.runs(ANN))[0].state == "running"
-
-
-async def test_the_next_job_of_a_run_goes_in_though_the_queue_is_full(narrow: House) -> None:
-    run, _ = await narrow.ledger.start_run(ANN, "consolidate", 2, consolidate_job(ANN))
-    job_ = await narrow.claim_one("consolidate")
-    await put(narrow, job(), job(), job())
-    await narrow.ledger.apply(job_, Plan(jobs=(consolidate_job(ANN, {"run_id": run.id}), embed_job(ANN))))
-    kinds = [one.kind for one in await narrow.ledger.jobs(ANN, JobFilter(states=("queued",)))]
-    assert sorted(kinds) == ["consolidate", "other", "other", "other"]
 
 
 async def test_scopes_are_listed_in_pages(house: House) -> None:

@@ -22,6 +22,7 @@ from afterword.ranking import (
     read_question,
     strength_at,
     without_repeaters,
+    without_twins,
 )
 from afterword.records import Kind, MemoryRecord, Ref, Role
 from afterword.tokens import tokens
@@ -268,3 +269,19 @@ def test_replies_that_were_given_earlier_replies_all_give_way_to_the_memory() ->
 def test_equal_scores_are_ordered_alike_every_time() -> None:
     items = [item(name, position=number * 3) for number, name in enumerate("dbca")]
     assert order(items, {}, "x y z") == order(items[::-1], {}, "x y z") == ["a", "b", "c", "d"]
+
+
+def test_of_a_memory_and_the_turn_that_says_the_same_only_the_better_placed_is_kept() -> None:
+    turn, memory = item("t1", "My dog is called Bruno."), item("m1", "My dog is called Bruno.", sources=("t1",))
+    other = item("t2", "My dog is called Bruno.")
+    ranked = [Scored(one, {"words": 1.0}) for one in (memory, turn, other)]
+    assert [one.id for one in without_twins(ranked, tokens)] == ["m1", "t2"]
+
+
+def test_a_turn_that_says_more_than_the_memory_made_of_it_stays() -> None:
+    turn, memory = (
+        item("t1", "My dog Bruno, a beagle, bit the mailman."),
+        item("m1", "Bruno is a dog.", sources=("t1",)),
+    )
+    ranked = [Scored(one, {"words": 1.0}) for one in (memory, turn)]
+    assert [one.id for one in without_twins(ranked, tokens)] == ["m1", "t1"]

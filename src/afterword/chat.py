@@ -38,7 +38,7 @@ from afterword.reply import Reply
 if TYPE_CHECKING:
     from afterword.intake import Intake
     from afterword.ports import Clock, Ledger, Policy
-    from afterword.recall import Recall
+    from afterword.recall import Recaller
 
 log = structlog.get_logger(__name__)
 
@@ -85,7 +85,7 @@ class Chats:
         self,
         ledger: Ledger,
         intake: Intake,
-        recall: Recall,
+        recall: Recaller,
         llm: LLM,
         clock: Clock,
         policy: Policy,

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from afterword.chat import Chats, OpenTurn
     from afterword.intake import Intake
     from afterword.ports import Clock, Index, Ledger
-    from afterword.recall import Recall
+    from afterword.recall import Recaller
     from afterword.reply import Reply
     from afterword.worker import Worker
 
@@ -60,7 +60,7 @@ class AsyncMemory:
         ledger: Ledger,
         index: Index,
         intake: Intake,
-        recall: Recall,
+        recall: Recaller,
         chats: Chats,
         worker: Worker,
         clock: Clock,

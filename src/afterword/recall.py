@@ -7,10 +7,11 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
+from afterword.errors import IndexUnavailable
 from afterword.ports import Query
 from afterword.ranking import (
     Scored,
@@ -21,8 +22,9 @@ from afterword.ranking import (
     rank,
     read_question,
     without_repeaters,
+    without_twins,
 )
-from afterword.records import Filters, Hit, MemoryRecord, Ref, Scope, Turn
+from afterword.records import Filters, Hit, MemoryRecord, Ref, Scope, Turn, hit_of
 from afterword.tokens import tokens
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ CANDIDATES = 100  # a leg
 READ = 60  # candidates that are read back, or three times the limit
 RECEIPTS = 30  # places among which replies are compared with what they were given
 EMBEDDER_SHARE = 0.6  # of the deadline
+INDEX_SHARE = 0.6  # of the deadline, for a search with a vector
 LEAST = 0.05  # seconds that reading back is left with
 
 
@@ -47,6 +50,14 @@ class Recalled:
     hits: tuple[Hit, ...]
     missed: str
     ms: float
+
+
+class Recaller(Protocol):
+    """What a chat recalls with: `Recall`, or somebody's own memory (`handed_memory`)."""
+
+    async def search(
+        self, scope: Scope, query: str, *, limit: int, filters: Filters, exclude: frozenset[str] = frozenset()
+    ) -> Recalled: ...
 
 
 class Recall:
@@ -101,9 +112,24 @@ class Recall:
         state = await self._reads.state(scope)
         vector, missed = await self._embedded(text, state.model)
         wanted = Query(words, vector, state.model, filters, max(CANDIDATES, 2 * limit))
-        found = await self._index.search(scope, wanted)
+        found, missed = await self._found(scope, wanted, missed)
         ranked, fused_refs = await self._ranked(scope, text, found, limit, filters)
         return tuple(_hit(one, fused_refs[one.item.ref]) for one in ranked[:limit]), missed
+
+    async def _found(self, scope: Scope, wanted: Query, missed: str) -> tuple[list[Candidate], str]:
+        """What the index finds; without its vectors, if those are what is away or late."""
+        if wanted.vector is None:
+            return await self._index.search(scope, wanted), missed
+        patience = INDEX_SHARE * self._deadline
+        try:
+            async with asyncio.timeout(patience):
+                return await self._index.search(scope, wanted), missed
+        except TimeoutError:
+            missed = f"searched by words only: the index did not answer within {patience:g} s"
+        except IndexUnavailable as error:
+            missed = f"searched by words only: {_cause(error)}"
+        log.warning("recall_without_vectors", reason=missed)
+        return await self._index.search(scope, replace(wanted, vector=None, model=None)), missed
 
     # ── the query's vector ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -135,7 +161,7 @@ class Recall:
         question = read_question(text, tokens, speakers)
         ranked = rank(items, fused, question, tokens, self._weights)
         given = await self._given(scope, [records[one.item.ref] for one in ranked[:RECEIPTS]])
-        return without_repeaters(ranked, given), records
+        return without_twins(without_repeaters(ranked, given), tokens), records
 
     async def _given(self, scope: Scope, records: Sequence[Turn | MemoryRecord]) -> dict[str, frozenset[str]]:
         """What each reply among the records was given: ids of memories and of the turns they rest on."""
@@ -173,19 +199,4 @@ def _place(error: Exception) -> str:
 
 
 def _hit(one: Scored, record: Turn | MemoryRecord) -> Hit:
-    turn = isinstance(record, Turn)
-    return Hit(
-        ref=one.item.ref,
-        kind=one.item.kind,
-        text=record.text,
-        score=one.score,
-        parts=dict(one.parts),
-        said_at=record.said_at,
-        utc_offset=record.utc_offset,
-        chat_id=record.chat_id,
-        role=one.item.role,
-        speaker=one.item.speaker,
-        sources=() if turn else one.item.sources,
-        strength=one.item.strength if not turn else 1.0,
-        metadata=record.metadata,
-    )
+    return replace(hit_of(record, one.score, dict(one.parts)), strength=one.item.strength)

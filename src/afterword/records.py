@@ -347,7 +347,6 @@ def hit_of(record: Turn | MemoryRecord, score: float, parts: Mapping[str, float]
             chat_id=record.chat_id,
             role=record.role,
             speaker=record.speaker,
-            sources=(record.id,),
             metadata=record.metadata,
         )
     return Hit(

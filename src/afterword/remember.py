@@ -81,10 +81,15 @@ async def decide(job: Job, desk: Desk) -> Plan:
     if span.last < span.first:
         return Plan(decision={"note": "no new turns"})
     changes, decision = await decide_span(job.scope, span, desk)
-    jobs = [embed_job(job.scope)] if desk.embedder is not None else []
-    if await desk.reads.turns(job.scope, span.chat_id, first=span.last + 1, limit=1):
-        jobs.append(remember_job(job.scope, span.chat_id, 0.0, 0.0))
-    return Plan(changes, decision, tuple(jobs))
+    embedding = (embed_job(job.scope),) if desk.embedder is not None else ()
+    return Plan(changes, decision, embedding + await next_jobs(job.scope, span.chat_id, span.last, desk))
+
+
+async def next_jobs(scope: Scope, chat_id: str, last: int, desk: Desk) -> tuple[NewJob, ...]:
+    """The job for what was said after position `last`, if anything was."""
+    if await desk.reads.turns(scope, chat_id, first=last + 1, limit=1):
+        return (remember_job(scope, chat_id, 0.0, 0.0),)
+    return ()
 
 
 STEP = Step("remember", decide, window, timeout=300.0)

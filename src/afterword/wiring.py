@@ -16,6 +16,7 @@ from afterword.records import Status
 from afterword.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from afterword.handed_memory import HandedMemory, HandedRecall
     from afterword.intake import Intake
     from afterword.memory import AsyncMemory
     from afterword.offload import Pools
@@ -34,6 +35,7 @@ class Parts:
     llm: LLM | None = None
     decider: LLM | None = None
     embedder: Embedder | None = None
+    memory: HandedMemory | None = None
     clock: Clock | None = None
 
 
@@ -45,20 +47,22 @@ async def open_memory(
     llm: LLM | None = None,
     decider: LLM | None = None,
     embedder: Embedder | None = None,
+    memory: HandedMemory | None = None,
     clock: Clock | None = None,
     **flags: Any,
 ) -> AsyncIterator[AsyncMemory]:
     """A memory, open while inside: `async with open_memory(data_dir="…") as memory`.
 
     Settings come from `settings`, or are read once with `flags` on top (see `settings.py`). `llm`, `decider`,
-    `embedder` and `clock` may be handed in (`ports.LLM` …; blocking ones through `afterword.threaded`).
+    `embedder` and `clock` may be handed in (`ports.LLM` …; blocking ones through `afterword.threaded`). A `memory` of
+    your own (`handed_memory.HandedMemory`) recalls and remembers in place of ours; turns, replies and jobs stay here.
     With `run_worker=False` another process does the background work.
     Raises `SettingsError`, `LedgerError`. Leaving ends in order: replies are cut and stored, the worker drains,
     then the index and the ledger close.
     """
     chosen = settings or load_settings(**flags)
     async with AsyncExitStack() as stack:
-        yield await _wire(chosen, Parts(llm, decider, embedder, clock), run_worker, stack)
+        yield await _wire(chosen, Parts(llm, decider, embedder, memory, clock), run_worker, stack)
 
 
 async def _wire(settings: Settings, parts: Parts, run_worker: bool, stack: AsyncExitStack) -> AsyncMemory:
@@ -79,11 +83,11 @@ async def _wire(settings: Settings, parts: Parts, run_worker: bool, stack: Async
     stack.push_async_callback(index.aclose)
     await index.open()
     desk = Desk(ledger, decider, embedder, offload, clock, _policy(settings))
-    worker = _worker(settings, ledger, index, desk)
+    worker = _worker(settings, ledger, index, desk, parts.memory)
     if run_worker:
         await stack.enter_async_context(worker.running(settings.drain_deadline))
     intake = _intake(settings, ledger, clock, embeds=embedder is not None)
-    recall = _recall(settings, ledger, index, desk)
+    recall = _recall(settings, ledger, index, desk, parts.memory)
     chats = Chats(ledger, intake, recall, llm, clock, desk.policy, _chat_limits(settings))
     stack.push_async_callback(chats.close)
     return AsyncMemory(
@@ -265,9 +269,15 @@ def _intake(settings: Settings, ledger: Ledger, clock: Clock, *, embeds: bool) -
     )
 
 
-def _recall(settings: Settings, ledger: Ledger, index: Index, desk: Desk) -> Recall:
+def _recall(
+    settings: Settings, ledger: Ledger, index: Index, desk: Desk, memory: HandedMemory | None
+) -> Recall | HandedRecall:
     from afterword.recall import Recall
 
+    if memory is not None:
+        from afterword.handed_memory import HandedRecall
+
+        return HandedRecall(memory, desk.clock, settings.recall_deadline)
     return Recall(
         ledger,
         index,
@@ -306,12 +316,17 @@ def _chat_limits(settings: Settings) -> Any:
     )
 
 
-def _worker(settings: Settings, ledger: Ledger, index: Index, desk: Desk) -> Worker:
+def _worker(settings: Settings, ledger: Ledger, index: Index, desk: Desk, memory: HandedMemory | None) -> Worker:
     from afterword import backfill, consolidate, forget, project, reconsolidate, remember
     from afterword.schedule import Schedule
     from afterword.worker import Worker
 
-    steps = [remember.STEP, reconsolidate.STEP, consolidate.STEP, backfill.STEP, forget.STEP]
+    first = remember.STEP
+    if memory is not None:
+        from afterword.handed_memory import remember_step
+
+        first = remember_step(memory)
+    steps = [first, reconsolidate.STEP, consolidate.STEP, backfill.STEP, forget.STEP]
     if desk.embedder is not None:
         steps += project.STEPS
     schedule = Schedule(

@@ -29,6 +29,9 @@ _insert_receipt = sa.insert(schema.receipt)
 _chat_row = sa.select(schema.chat).where(
     schema.chat.c.scope_id == sa.bindparam("scope"), schema.chat.c.id == sa.bindparam("chat")
 )
+_memory = sa.select(schema.memory.c.id).where(
+    schema.memory.c.scope_id == sa.bindparam("scope"), schema.memory.c.id == sa.bindparam("id")
+)
 _asked = sa.select(schema.turn.c.chat_id, schema.turn.c.role).where(
     schema.turn.c.scope_id == sa.bindparam("scope"), schema.turn.c.id == sa.bindparam("turn")
 )
@@ -90,6 +93,7 @@ def accept(
     for one in new:
         turn = known.get(one.id)
         if turn is None:
+            _check_free(held, one)
             turn = known[one.id] = _turn_of(held, one, chats.position(one.new.chat_id))
             chats.said(turn)
             added.append((turn, one.tokens))
@@ -131,6 +135,13 @@ def check_same(turn: Turn, one: Prepared) -> None:
         raise InvalidInput(f"turn_id {one.id!r} is a turn of another chat: give each turn an id of its own")
     if turn.text != one.new.text or turn.role != one.new.role:
         raise InvalidInput(f"turn_id {one.id!r} is known with another text: give each turn an id of its own")
+
+
+def _check_free(held: Held, one: Prepared) -> None:
+    if one.new.turn_id is not None:
+        taken = held.conn.execute(_memory, {"scope": held.id, "id": one.id}).first()
+        if taken is not None:
+            raise InvalidInput(f"turn_id {one.id!r} is the id of a memory: give each turn an id of its own")
 
 
 def _turn_of(held: Held, one: Prepared, position: int) -> Turn:
