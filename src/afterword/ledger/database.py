@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import sqlalchemy as sa
 
 from afterword.errors import SettingsError
-from afterword.ledger.postgres import PostgresDatabase
 from afterword.ledger.sqlite import SqliteDatabase
 
 if TYPE_CHECKING:
@@ -56,8 +56,10 @@ def database_at(url: str, clock: Clock, poll_seconds: float) -> Database:
     if backend == "sqlite" and parsed.database not in (None, "", ":memory:"):
         return SqliteDatabase(parsed, clock, poll_seconds)
     if backend == "postgresql":
-        try:
-            return PostgresDatabase(parsed.set(drivername="postgresql+asyncpg"), clock, poll_seconds)
+        try:  # imported when chosen: it brings the ORM along, over half a second of CPU
+            postgres = import_module("afterword.ledger.postgres")
+            chosen: Database = postgres.PostgresDatabase(parsed.set(drivername="postgresql+asyncpg"), clock, poll_seconds)
         except ModuleNotFoundError:
             raise SettingsError("PostgreSQL needs asyncpg: install afterword[postgres]") from None
+        return chosen
     raise SettingsError(f"no ledger can be kept at {url!r}: give the path of an SQLite file, or a PostgreSQL URL")
