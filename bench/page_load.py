@@ -2,8 +2,7 @@
 
     python -m bench.page_load --url http://127.0.0.1:7860 --users 20 --messages 3 --seconds 10 --seed 1
 
-Prints one JSON object: seconds to the first piece of each reply and to its end. A reply is known by the words
-"You said: " and the message, which the fake LLM sends back.
+Prints one JSON object: seconds to the first piece of each reply that the page sends, and to its end.
 """
 
 from __future__ import annotations
@@ -18,8 +17,6 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
-
-MARK = "You said"
 
 
 async def event_number(client: httpx.AsyncClient) -> int:
@@ -43,14 +40,19 @@ async def say(client: httpx.AsyncClient, event: int, user: str, text: str) -> tu
         async for line in stream.aiter_lines():
             if not line.startswith("data:"):
                 continue
-            if not first and MARK in line:
-                first = time.perf_counter() - began
             message = json.loads(line[5:])
+            if not first and message["msg"] == "process_generating" and _says_something(message["output"]["data"]):
+                first = time.perf_counter() - began
             if message["msg"] == "process_completed":
                 if not message["success"]:
                     raise RuntimeError(f"the page failed: {line[:500]}")
                 return first or time.perf_counter() - began, time.perf_counter() - began
     raise RuntimeError("the event stream ended early")
+
+
+def _says_something(data: list[Any]) -> bool:
+    """Whether an update holds words: a whole value, or (Gradio sends differences) an operation that adds some."""
+    return any(isinstance(value, list) or (isinstance(value, str) and value.strip()) for value in data if value)
 
 
 async def drive(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def vectors(ref: Ref, model: str = MODEL, windows: int = 1) -> StoreVectors:
 @asynccontextmanager
 async def a_house(backend: str, folder: Path, **settings: Any) -> AsyncIterator[House]:
     """A new ledger, open until the end."""
-    url = f"sqlite+aiosqlite:///{folder}/ledger.db" if backend == "sqlite" else POSTGRES
+    url = f"sqlite:///{folder}/ledger.db" if backend == "sqlite" else POSTGRES
     if backend == "postgresql":
         await _empty(url)
     else:
@@ -125,7 +125,7 @@ _new: list[bytes] = []  # an empty ledger: migrated once for all tests of a proc
 
 async def _migrated(folder: Path) -> bytes:
     if not _new:
-        async with opened(f"sqlite+aiosqlite:///{folder}/new.db", WallClock()):
+        async with opened(f"sqlite:///{folder}/new.db", WallClock()):
             pass
         _new.append((folder / "new.db").read_bytes())
         (folder / "new.db").unlink()

@@ -168,7 +168,7 @@ async def test_a_file_that_is_no_database_is_named_with_the_way_out(tmp_path: Pa
     path = tmp_path / "ledger.db"
     path.write_bytes(b"this is a letter, not a ledger. " * 200)
     with pytest.raises(LedgerDamaged, match=r"ledger\.db.*backup"):
-        async with opened(f"sqlite+aiosqlite:///{path}", WallClock()):
+        async with opened(f"sqlite:///{path}", WallClock()):
             pass
     assert path.read_bytes().startswith(b"this is a letter")
 
@@ -179,14 +179,14 @@ async def test_a_truncated_file_is_named_rather_than_opened_as_empty(tmp_path: P
     path = tmp_path / "ledger.db"
     os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(LedgerDamaged, match=r"ledger\.db"):
-        async with opened(f"sqlite+aiosqlite:///{path}", WallClock()):
+        async with opened(f"sqlite:///{path}", WallClock()):
             pass
 
 
 async def test_a_folder_that_can_not_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(LedgerError, match="file"):
-        async with opened(f"sqlite+aiosqlite:///{tmp_path}/file/ledger.db", WallClock()):
+        async with opened(f"sqlite:///{tmp_path}/file/ledger.db", WallClock()):
             pass
 
 
@@ -198,7 +198,7 @@ async def test_a_ledger_of_a_newer_version_is_left_alone(tmp_path: Path) -> None
             pass
 
 
-@pytest.mark.parametrize("url", ["sqlite+aiosqlite://", "mysql://localhost/x", "not a url"])
+@pytest.mark.parametrize("url", ["sqlite://", "mysql://localhost/x", "not a url"])
 def test_a_url_that_keeps_no_ledger_is_refused(url: str) -> None:
     with pytest.raises(SettingsError):
         SqlLedger(url, clock=WallClock(), offload=InlineOffload())

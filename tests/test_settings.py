@@ -34,7 +34,7 @@ def secret(settings: Settings, name: str) -> str:
 def test_without_anything_the_data_is_in_the_persons_data_folder(tmp_path: Path) -> None:
     settings = load_settings()
     assert settings.data_dir == tmp_path / "home" / "afterword"
-    assert settings.ledger_url == f"sqlite+aiosqlite:///{tmp_path}/home/afterword/ledger.db"
+    assert settings.ledger_url == f"sqlite:///{tmp_path}/home/afterword/ledger.db"
     assert (settings.host, settings.port, settings.llm_base_url) == ("127.0.0.1", 7860, "")
 
 

@@ -74,7 +74,7 @@ class House:
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[House]:
     clock = FrozenClock()
-    ledger = SqlLedger(f"sqlite+aiosqlite:///{tmp_path}/ledger.db", clock=clock, offload=InlineOffload())
+    ledger = SqlLedger(f"sqlite:///{tmp_path}/ledger.db", clock=clock, offload=InlineOffload())
     await ledger.open()
     yield House(ledger, clock, HashingEmbedder(), ScriptedLLM(answers=answers))
     await ledger.aclose()

@@ -218,7 +218,7 @@ async def _memory(settings: Settings) -> list[Check]:
 
 
 def _default_ledger(settings: Settings) -> str:
-    return f"sqlite+aiosqlite:///{settings.data_dir / 'ledger.db'}"
+    return f"sqlite:///{settings.data_dir / 'ledger.db'}"
 
 
 def _backlog(turns: int, has_llm: bool, settings: Settings) -> Check:

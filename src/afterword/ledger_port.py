@@ -77,15 +77,6 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
-class Lag:
-    """A chat whose cursor lags: turns from `first` on are not decided and no job waits for them."""
-
-    scope: Scope
-    chat_id: str
-    first: int
-
-
-@dataclass(frozen=True, slots=True)
 class JobFilter:
     states: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
@@ -227,7 +218,8 @@ class Ledger(Reads, Protocol):
     async def answer(
         self, scope: Scope, epoch: int, reply: NewReply, receipt: Receipt, jobs: Sequence[NewJob] = ()
     ) -> Turn:
-        """Store a reply, its receipt, and put jobs; also slides the chat's waiting `remember`. Raises `EpochChanged`.
+        """Store a reply, its receipt, and put jobs; also slides the chat's waiting `remember`. Raises `EpochChanged`, also
+        where the turn it answers was erased.
 
         A second reply to the same turn replaces a cut one and raises `InvalidInput` otherwise.
         """

@@ -138,9 +138,9 @@ class Settings(BaseSettings):
     @classmethod
     def _async_driver(cls, value: str, info: ValidationInfo) -> str:
         if not value and "data_dir" in info.data:
-            return f"sqlite+aiosqlite:///{info.data['data_dir'] / 'ledger.db'}"
+            return f"sqlite:///{info.data['data_dir'] / 'ledger.db'}"
         scheme, mark, rest = value.partition("://")
-        drivers = {"sqlite": "sqlite+aiosqlite", "postgres": "postgresql+asyncpg", "postgresql": "postgresql+asyncpg"}
+        drivers = {"sqlite": "sqlite", "postgres": "postgresql+asyncpg", "postgresql": "postgresql+asyncpg"}
         scheme = drivers.get(scheme, scheme)
         if not mark or scheme not in drivers.values():
             raise ValueError("not a URL of a database we know")

@@ -15,11 +15,19 @@ from uuid import uuid4
 
 import structlog
 
-from afterword.errors import AfterwordError, EpochChanged, LeaseLost, LedgerError, Outage, VersionConflict
+from afterword.errors import (
+    AfterwordError,
+    EpochChanged,
+    LeaseLost,
+    LedgerError,
+    NotRemembered,
+    Outage,
+    VersionConflict,
+)
 from afterword.lanes import backfill_job, reconsolidate_query_job
 from afterword.plan import Change, Insert, Plan, Retire, Revise
 from afterword.records import Hit, NewJob, Scope
-from afterword.retries import Breaker, Verdict, backoff, verdict
+from afterword.retries import ATTEMPTS, Breaker, Verdict, backoff, verdict
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -237,6 +245,8 @@ class Worker:
             self._wake.set()
 
     async def _decide_and_apply(self, job: Job) -> None:
+        if job.attempt > ATTEMPTS:
+            raise NotRemembered("its worker was lost at every attempt")
         step = self._steps[job.kind]
         if job.window is None and step.window is not None:
             job = await self._ledger.fix_window(job, await step.window(job, self._desk))

@@ -49,7 +49,7 @@ def database_at(url: str, clock: Clock, poll_seconds: float) -> Database:
         parsed = sa.make_url(url)
     except sa.exc.ArgumentError as error:
         raise SettingsError(
-            f"the ledger's URL {url!r} can't be read ({error}): give sqlite+aiosqlite:////path/ledger.db "
+            f"the ledger's URL {url!r} can't be read ({error}): give sqlite:////path/ledger.db "
             "or postgresql+asyncpg://user@host/name"
         ) from None
     backend = parsed.get_backend_name()
@@ -58,7 +58,9 @@ def database_at(url: str, clock: Clock, poll_seconds: float) -> Database:
     if backend == "postgresql":
         try:  # imported when chosen: it brings the ORM along, over half a second of CPU
             postgres = import_module("afterword.ledger.postgres")
-            chosen: Database = postgres.PostgresDatabase(parsed.set(drivername="postgresql+asyncpg"), clock, poll_seconds)
+            chosen: Database = postgres.PostgresDatabase(
+                parsed.set(drivername="postgresql+asyncpg"), clock, poll_seconds
+            )
         except ModuleNotFoundError:
             raise SettingsError("PostgreSQL needs asyncpg: install afterword[postgres]") from None
         return chosen

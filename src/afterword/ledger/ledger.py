@@ -34,7 +34,7 @@ PRUNED = 1_000  # jobs deleted in one transaction
 class SqlLedger(SqlReads):
     """The truth, in one SQL database.
 
-    `url` is `sqlite+aiosqlite:////path/ledger.db` or `postgresql+asyncpg://…`. `poll_seconds`: how often a SQLite file
+    `url` is `sqlite:////path/ledger.db` or `postgresql+asyncpg://…`. `poll_seconds`: how often a SQLite file
     is looked at for another process's writes. Used on the event loop that opened it.
     """
 
