@@ -40,6 +40,7 @@ log = structlog.get_logger(__name__)
 CONFLICTS = 3
 LEASE = 30.0
 POLL = 5.0
+GATHER = 0.01  # seconds in which several wakings become one look
 SCOPES_PAGE = 500
 
 
@@ -172,6 +173,9 @@ class Worker:
         return claimed
 
     def _kinds(self) -> list[tuple[str, list[str]]]:
+        """Kinds that are claimed together, by the breaker they hang on; all in one look while nothing is wrong."""
+        if all(breaker.trouble is None for breaker in self.breakers.values()):
+            return [("llm", sorted(self._steps))]
         others = [kind for kind in self._steps if kind not in self._llm_kinds]
         return [("other", others), ("llm", sorted(self._llm_kinds))]
 
@@ -187,6 +191,7 @@ class Worker:
         finally:
             sleeper.cancel()
             waker.cancel()
+        await asyncio.sleep(GATHER)
 
     async def _pauses(self, looked_at: datetime) -> AsyncIterator[float]:
         """Seconds until there may be something to claim. What was due when we looked is blocked by another job, whose
