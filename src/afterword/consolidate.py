@@ -145,6 +145,8 @@ def _objection(
         return "left: a person wrote it" if old.author == "person" else "left: changed already"
     if any(says_the_same(wanted.text, text) for text in texts):
         return "known already"
+    if old is None and all(episode.metadata.get("kind") == "plan_or_event" for episode in support):
+        return "left: what happened once is no lasting fact"
     if not grounded(wanted.text, before + evidence):
         return "left: the episodes do not say so"
     invented = invented_details(wanted.text, before + evidence)

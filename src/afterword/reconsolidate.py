@@ -23,6 +23,7 @@ from afterword.prompts import reconsolidate_question, said_by
 from afterword.ranking import strength_at
 from afterword.records import MemoryRecord, local_time
 from afterword.rules import is_filler, is_question
+from afterword.slips import slip, tidied
 from afterword.texts import content_words, cut, estimate_tokens, language_of, share
 
 if TYPE_CHECKING:
@@ -189,9 +190,12 @@ def _new_text(verdict: Verdict, episode: MemoryRecord, said: Said) -> tuple[str,
         if estimate_tokens(text) > LONGEST:
             return "", "left: it would get too long"
         return text, "what was said is noted beside it"
-    text = absolute(verdict.text, said.local)
+    text = tidied(absolute(verdict.text, said.local))
     if not text or text == episode.text:
         return "", "left: nothing new"
+    wrong = slip(text, [said.text, episode.text], [], [])
+    if wrong:
+        return "", f"left: {wrong}"
     evidence = f"{said.who} {day(said.local, language_of(said.text))} {annotated(said.text, said.local)}"
     lost = lost_details(episode.text, text, evidence)
     if lost:

@@ -19,7 +19,8 @@ from afterword.plan import Change, Decided, Insert, Plan
 from afterword.ports import Step
 from afterword.prompts import is_person, remember_question, said_by
 from afterword.records import Filters, local_time
-from afterword.texts import alike, content_words, estimate_tokens, share
+from afterword.slips import slip, tidied
+from afterword.texts import alike, content_words, estimate_tokens, language_of, share
 
 if TYPE_CHECKING:
     from afterword.ports import LLM, Desk, Policy
@@ -172,8 +173,8 @@ def _judged(entry: Entry, numbered: dict[int, Turn], shown: Sequence[Turn]) -> t
         return [], "rests on no turn of a person"
     turn = sources[-1]
     kind = entry.kind if entry.write else str(own[0].metadata["kind"])
-    text = absolute(entry.text, local_time(turn.said_at, turn.utc_offset))
-    if text and _rests_on(text, sources, shown):
+    text = tidied(absolute(entry.text, local_time(turn.said_at, turn.utc_offset)))
+    if text and not _slip(text, sources, shown) and _rests_on(text, sources, shown):
         return [_insert(turn, text, tuple(source.id for source in sources), "llm", kind)], "written"
     if not entry.write:
         return [], "not kept"
@@ -194,12 +195,19 @@ def _forbidden(insert: Insert, policy: Policy) -> bool:
     return rules.forbidden(rules.bare(insert.text), policy.never)
 
 
+def _slip(text: str, sources: Sequence[Turn], shown: Sequence[Turn]) -> str:
+    language = language_of(text)
+    people = list(dict.fromkeys(said_by(turn, language) for turn in shown if is_person(turn)))
+    return slip(text, [turn.text for turn in sources], [said_by(turn, language) for turn in sources], people)
+
+
 def _rests_on(text: str, sources: Sequence[Turn], shown: Sequence[Turn]) -> bool:
     """Grounded in its sources; names and numbers may also come from the turns shown around them."""
     said = "\n".join(_evidence(turn) for turn in sources)
     around = "\n".join(_evidence(turn) for turn in shown)
+    persons = "\n".join(_evidence(turn) for turn in shown if is_person(turn))  # an assistant is no evidence
     people = " ".join({said_by(turn, "en") for turn in shown})
-    rests = grounded(text, said, people=people) or grounded(text, around, least=AROUND, people=people)
+    rests = grounded(text, said, people=people) or grounded(text, persons, least=AROUND, people=people)
     return rests and not invented_details(text, around)
 
 

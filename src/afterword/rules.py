@@ -92,6 +92,7 @@ _ASIDE = re.compile(r"^(?:oh|well|so|and|but|also|by the way|btw|actually|anyway
 _FILLER = re.compile(
     r"^(?:(?:thanks?|thank you|thx|ok|okay|cool|great|nice|perfect|sure|yes|no|yeah|yep|nope|hi|hello|hey|bye|good|morning|"
     r"evening|night|lol|haha+|wow|please|so much|very much|a lot|got it|i see|that helps?|sounds good|well done|alright|"
+    r"that was|very|really|helpful|useful|interesting|"
     r"好的?|谢谢你?|多谢|感谢|嗯+|哦+|哈+|你好|您好|早上好|晚上好|晚安|再见|拜拜|对|是的?|不是|行|可以|明白了?|知道了?|"
     r"没事|不客气|太好了|真棒|厉害)[\s,.!~，。！～、…👍🙏😊😀😂❤️]*)+$",
     re.IGNORECASE,

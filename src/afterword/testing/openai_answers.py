@@ -32,7 +32,7 @@ def pieces(text: str) -> list[str]:
 def answer_json(schema: Mapping[str, Any], asked: str) -> str:
     """What a decider's question (`afterword.prompts`) is answered with: valid, and about what it was asked.
 
-    Each numbered turn of a person becomes a personal fact in its own words (or a question, where it is one), each
+    Each numbered turn of a person becomes a personal fact that quotes it (or a question, where it is one), each
     numbered episode a fact. Any other schema gets its `instance`, with the last line of the question as text.
     """
     made = instance(schema, (asked.strip().splitlines() or ["Something was said."])[-1])
@@ -56,7 +56,8 @@ def _last_part(asked: str) -> list[str]:
 def _entry(number: int, text: str) -> dict[str, Any]:
     question = text.rstrip().endswith(("?", "？"))
     kind = "general_question" if question else "personal_fact"
-    return {"turns": [number], "kind": kind, "record": "" if question else text[:320]}
+    told = f"用户说：“{text[:300]}”" if _CJK.search(text) else f"The user said: “{text[:300]}”"
+    return {"turns": [number], "kind": kind, "record": "" if question else told}
 
 
 def instance(schema: Mapping[str, Any], text: str) -> Any:

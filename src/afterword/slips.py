@@ -1,0 +1,54 @@
+"""What small models get wrong in a record, told by its form alone. A record with a slip gives way to the person's own
+words. Found by reading what a model of 1.5 billion parameters wrote; a large one seldom trips any of these."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+_QUESTION = re.compile(r"[?？]\s*$")
+_FIRST_PERSON = re.compile(r"\bI\b|\b(?:my|me|mine|our|ours|us|we)\b(?!\s*\.)|[我咱](?!国)", re.IGNORECASE)
+_QUOTES = re.compile(r"[“\"「『《].*?[”\"」』》]")
+_TALK = re.compile(
+    r"\b(?:asked|asks|wonders?|wondered|thanked|thanks|greeted|greets|wants? to (?:know|say|ask|thank)|would like to know)\b"
+    r"|(?:问了?|询问|感谢|谢谢|想知道|想问|打招呼|表示(?:感谢|理解|同意))",
+    re.IGNORECASE,
+)
+_WISH = re.compile(r"\b(?:wants?|wishes|would like|hopes?|prefers?)\b|希望|想要|想让", re.IGNORECASE)
+_WISHED = re.compile(
+    r"\b(?:want|wish|would like|'d like|hope|prefer|rather|please|always|never|don['’]t|do not|stop|call me|from now on|plan|"
+    r"going to|dream|love to|keen|remember|need|should|let|use|keep|try|intend|aim)\b|希望|想|要|请|以后|别|不要|总是|一直|"
+    r"打算|计划|准备|叫我|记住|用",
+    re.IGNORECASE,
+)
+_TWICE = re.compile(r"(?P<said>\b[\w ]{4,40}?) \[(?P=said)\]", re.IGNORECASE)
+_AGAIN = re.compile(r"\b(?P<said>(?:in|on|of|at) (?:\w+ ){0,3}?\d{4})(?: (?P=said))+\b", re.IGNORECASE)
+
+
+def tidied(text: str) -> str:
+    """Dates that are told twice are told once: `in May 2026 [May 2026]`, `in 2020 in 2020`."""
+    return _AGAIN.sub(lambda found: found["said"], _TWICE.sub(lambda found: found["said"], text)).strip()
+
+
+def slip(text: str, said: Sequence[str], speakers: Sequence[str], people: Sequence[str]) -> str:
+    """What is wrong with a record of what `speakers` `said`, "" when nothing is. `people` are all who talk."""
+    bare = _QUOTES.sub("", text)
+    if _QUESTION.search(text):
+        return "a question"
+    if _FIRST_PERSON.search(bare):
+        return "it says I"
+    if _TALK.search(bare):
+        return "about the talk itself"
+    if _WISH.search(bare) and not any(_WISHED.search(one) for one in said):
+        return "a wish that nobody had"
+    first = _first_named(text, people)
+    if first and first not in speakers and not any(first.lower() in one.lower() for one in said):
+        return "told of somebody else"
+    return ""
+
+
+def _first_named(text: str, people: Sequence[str]) -> str:
+    """The one of `people` who is named first."""
+    places = {name: text.lower().find(name.lower()) for name in people}
+    named = [name for name, place in places.items() if place >= 0]
+    return min(named, key=lambda name: places[name], default="")

@@ -1,0 +1,46 @@
+"""Slips of small models, told by the form of a record."""
+
+from __future__ import annotations
+
+import pytest
+
+from afterword.slips import slip, tidied
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "wrong"),
+    [
+        ("What did the children like?", "They liked the bones.", "a question"),
+        ("The user teaches; since May I have a dog.", "I teach and have a dog.", "it says I"),
+        ("Ida moved to our mother's house.", "Ida moved to our mother's house.", "it says I"),
+        ("用户希望简短地回答我。", "以后回答短一点", "it says I"),
+        ("Ann asked Bea about the class.", "How was the class? I like clay.", "about the talk itself"),
+        ("用户想知道天气。", "我在想天气", "about the talk itself"),
+        ("The user wants to be an editor.", "I work as an editor.", "a wish that nobody had"),
+        ("用户希望在出版社做编辑。", "我在出版社做编辑。", "a wish that nobody had"),
+        ("Bea builds a library.", "I build a library.", "told of somebody else"),
+    ],
+)
+def test_a_slip_is_told_by_its_form(text: str, said: str, wrong: str) -> None:
+    assert slip(text, [said], ["Ann"], ["Ann", "Bea"]) == wrong
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Ann wants short answers.", "Please keep it short."),
+        ("Ann wants to learn the harp.", "I want to learn the harp."),
+        ("用户希望回答短一点。", "以后回答短一点"),
+        ("Bea is Ann's sister.", "Bea is my sister."),
+        ("Ann calls her boat “My Way”.", "My boat is called My Way."),
+        ("用户住在中国的宁波。", "我住在宁波"),
+    ],
+)
+def test_what_is_well_told_has_none(text: str, said: str) -> None:
+    assert slip(text, [said], ["Ann"], ["Ann", "Bea"]) == ""
+
+
+def test_dates_told_twice_are_told_once() -> None:
+    assert tidied("She teaches since May 2026 [May 2026].") == "She teaches since May 2026."
+    assert tidied("She moved in 2020 in 2020.") == "She moved in 2020."
+    assert tidied("She painted it last year [2022].") == "She painted it last year [2022]."
