@@ -364,7 +364,7 @@ def test_a_decider_that_asks_the_fake_is_told_what_was_said() -> None:
     question = remember_question([], turns, Policy())
     entries = json.loads(answer_json(question.schema, question.parts[-1].text))["entries"]
     assert entries == [
-        {"turns": [1], "kind": "personal_fact", "record": "I moved to Oslo."},
+        {"turns": [1], "kind": "personal_fact", "record": "The user said: “I moved to Oslo.”"},
         {"turns": [3], "kind": "general_question", "record": ""},
     ]
 

@@ -10,6 +10,7 @@ import queue
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Protocol, TypeVar, TypeVarTuple
 
 from afterword.errors import EmbedderUnavailable, LLMUnavailable, Outage
@@ -102,7 +103,8 @@ class ThreadedLLM:
                 loop.call_soon_threadsafe(arrived.set)
 
         made = asyncio.ensure_future(self._pool.call(produce))
-        try:
+        with ExitStack() as leaving:
+            leaving.callback(left.set)
             while True:
                 await arrived.wait()
                 arrived.clear()
@@ -112,8 +114,6 @@ class ThreadedLLM:
                         await made
                         return
                     yield piece
-        finally:
-            left.set()
 
     async def complete(self, messages: Sequence[Message], *, schema: Json, max_tokens: int) -> str:
         return await self._pool.call(lambda: "".join(self._inner.generate(messages, schema)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from typing import TYPE_CHECKING, Any, cast
 
 import openai
@@ -129,15 +129,14 @@ class OpenAILLM:
             response = await client.post(
                 "/chat/completions", cast_to=object, body=body, stream=True, stream_cls=openai.AsyncStream[object]
             )
-            try:
+            async with AsyncExitStack() as leaving:
+                leaving.push_async_callback(response.close)
                 async for chunk in response:
                     began = True
                     text, alive, ended = _read(chunk)
                     finished = finished or ended
                     if alive:
                         yield text
-            finally:
-                await response.close()
         except FAILURES as error:
             raise await self._explained(error) from None
         if not began:
