@@ -48,6 +48,13 @@ def test_a_reply_streams_into_blocking_code(memory: Memory) -> None:
     assert stored.cut is None
 
 
+def test_a_reply_of_somebodys_own_making_is_handed_in(memory: Memory) -> None:
+    memory.submit("My dog is called Bruno.", "ann", "old")
+    turn = memory.turn("What is my dog called?", "ann", "new")
+    assert "Bruno" in turn.context
+    assert turn.reply("Bruno.").reply_to == turn.turn.id
+
+
 def test_it_may_be_used_from_many_threads_at_once(memory: Memory) -> None:
     def tell(number: int) -> None:
         memory.submit(f"I own {number} boats.", "ann", f"chat{number}").ids(20)

@@ -21,6 +21,7 @@ from afterword.errors import Closed
 from afterword.wiring import open_memory
 
 if TYPE_CHECKING:
+    from afterword.chat import OpenTurn
     from afterword.memory import AsyncMemory
     from afterword.records import Filters, Hit, Job, Json, MemoryRecord, NewTurn, Run, Turn
     from afterword.settings import Settings
@@ -60,6 +61,21 @@ class BlockingReply:
         """Why it is only a part; None when it is whole."""
         cut: str | None = self._inner.cut
         return cut
+
+
+class BlockingTurn:
+    """A kept message with what was recalled for it, waiting for your reply."""
+
+    def __init__(self, memory: Memory, inner: OpenTurn) -> None:
+        self._memory = memory
+        self._inner = inner
+        self.turn = inner.turn
+        self.hits = inner.hits
+        self.context = inner.context
+
+    def reply(self, text: str) -> Turn:
+        """Hand in the reply; the stored turn."""
+        return self._memory._call(self._inner.reply, text)
 
 
 class BlockingTicket:
@@ -200,6 +216,9 @@ class Memory:
 
     def chat(self, message: str, user_id: str, chat_id: str = "default", **details: Any) -> BlockingReply:
         return BlockingReply(self, self._call(self._memory.chat, message, user_id, chat_id, **details))
+
+    def turn(self, message: str, user_id: str, chat_id: str = "default", **details: Any) -> BlockingTurn:
+        return BlockingTurn(self, self._call(self._memory.turn, message, user_id, chat_id, **details))
 
     def reconsolidate(self, query: str, user_id: str, limit: int = 10) -> list[int]:
         return self._call(self._memory.reconsolidate, query, user_id, limit)
