@@ -108,3 +108,10 @@ def test_thoughts_are_found_however_the_text_is_cut(text: str, left: str, size: 
     pieces = [text[at : at + size] for at in range(0, len(text), size)]
     assert "".join([*map(thoughts.feed, pieces), thoughts.rest()]) == left
     assert without_thoughts(text) == left
+
+
+async def test_a_sentence_that_rules_kept_is_quoted_as_the_users_own() -> None:
+    told = hit("The user said on 3 May 2026: My sister moved to Oslo.", kind="episodic")
+    assert await reply_to("Where does my sister live?", told) == "On 3 May you told me: “My sister moved to Oslo.”"
+    told = hit("用户在2026年5月3日说：我姐姐搬到了奥斯陆。", kind="episodic")
+    assert await reply_to("我姐姐住在哪里？", told) == "5月3日你告诉过我：“我姐姐搬到了奥斯陆。”"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from afterword import rules
+from afterword.texts import own_words
 from tests.fake_reads import FakeReads
 
 TELLING = {
@@ -128,6 +129,6 @@ def test_a_question_that_tells_something_is_read(said: str) -> None:
 
 
 def test_a_record_without_speaker_and_date_is_what_was_said() -> None:
-    assert rules.bare("Ann said on 3 May 2026: I like tea.") == "I like tea."
-    assert rules.bare("用户在2026年5月3日说：我喜欢茶。") == "我喜欢茶。"
-    assert rules.bare("Ann likes tea.") == "Ann likes tea."
+    assert own_words("Ann said on 3 May 2026: I like tea.") == "I like tea."
+    assert own_words("用户在2026年5月3日说：我喜欢茶。") == "我喜欢茶。"
+    assert own_words("Ann likes tea.") == "Ann likes tea."

@@ -20,7 +20,7 @@ from afterword.ports import Step
 from afterword.prompts import is_person, remember_question, said_by
 from afterword.records import Filters, local_time
 from afterword.slips import slip, tidied
-from afterword.texts import alike, content_words, estimate_tokens, language_of, share
+from afterword.texts import alike, content_words, estimate_tokens, language_of, own_words, share
 
 if TYPE_CHECKING:
     from afterword.ports import LLM, Desk, Policy
@@ -187,12 +187,12 @@ def _passed_over(turn: Turn, written: Sequence[Insert]) -> list[Insert]:
     told: frozenset[str] = frozenset().union(*(content_words(insert.text) for insert in records))
     if not told:
         return []
-    own = [(insert, content_words(rules.bare(insert.text))) for insert in _by_rules(turn)]
+    own = [(insert, content_words(own_words(insert.text))) for insert in _by_rules(turn)]
     return [insert for insert, words in own if len(words) >= 3 and share(words, told) < COVERED]
 
 
 def _forbidden(insert: Insert, policy: Policy) -> bool:
-    return rules.forbidden(rules.bare(insert.text), policy.never)
+    return rules.forbidden(own_words(insert.text), policy.never)
 
 
 def _slip(text: str, sources: Sequence[Turn], shown: Sequence[Turn]) -> str:
@@ -237,12 +237,12 @@ async def _not_known(scope: Scope, span: Span, found: Sequence[Insert], desk: De
 
 def _contained(text: str, other: str) -> bool:
     """Whether a second record of the same turn says nothing that the first does not."""
-    return share(content_words(rules.bare(text)), content_words(other)) >= CONTAINED
+    return share(content_words(own_words(text)), content_words(other)) >= CONTAINED
 
 
 def says_the_same(one: str, other: str, least: float = SAME) -> bool:
     """Nearly the same words, and not one name or number apart."""
-    one, other = rules.bare(one), rules.bare(other)
+    one, other = own_words(one), own_words(other)
     if alike(content_words(one), content_words(other)) < least:
         return False
     return names_in(one) == names_in(other) and numbers_in(one) == numbers_in(other)

@@ -104,7 +104,6 @@ _RECALLS = re.compile(
     r"^(?=.{1,25}$)(?:你?还?(?:记得|知道)|.*(?:什么|哪|谁|几|多少))[^。！？]*[？?]$",
     re.IGNORECASE,
 )
-_RULE_PREFIX = re.compile(r"^.{1,80}? said on \d{1,2} \w+ \d{4}: |^.{1,60}?在\d{4}年\d{1,2}月\d{1,2}日说：")
 
 
 def told(turn: Turn) -> list[Told]:
@@ -144,11 +143,6 @@ def record_text(turn: Turn, sentence: str, *, whole: bool = False) -> str:
     if language == "zh":
         return f"{who}在{date}说：{words}"
     return f"{who[:1].upper()}{who[1:]} said on {date}: {words}"
-
-
-def bare(text: str) -> str:
-    """A record without who said it and when, so that the same thing said twice can be told."""
-    return _RULE_PREFIX.sub("", text)
 
 
 def forbidden(text: str, never: str) -> bool:

@@ -29,6 +29,7 @@ that's don't didn't isn't aren't wasn't won't can't doesn't you're he's she's we
 吗 呢 吧 啊 呀 哦 嗯 有 没 没有 不 要 会 能 可以 想 说 说过 告诉 让 给 把 被 对 从 到 上 下 里 个 一 一个 用户 助手 谢谢 请 好 好的
 年 月 日 号 天 于 为 以 及 因为 所以 但 但是 而 其 之 等 着 过 去 来 做
 """
+_SAID_ON = re.compile(r"^.{1,80}? said on \d{1,2} \w+ \d{4}: |^.{1,60}?在\d{4}年\d{1,2}月\d{1,2}日说：")
 
 
 def language_of(text: str) -> Language:
@@ -118,6 +119,11 @@ def _packed(units: list[str], max_tokens: int, prefix: str) -> list[str]:
 @lru_cache(maxsize=1)
 def _stop_tokens() -> frozenset[str]:
     return frozenset(token for word in _STOP.split() for token in tokens(word)) | frozenset(_STOP.split())
+
+
+def own_words(text: str) -> str:
+    """A record that rules made, without who said it and when: what was said, in the person's words."""
+    return _SAID_ON.sub("", text)
 
 
 @lru_cache(maxsize=4096)

@@ -11,7 +11,7 @@ from afterword.dates import MONTHS
 from afterword.errors import LLMUnavailable
 from afterword.ranking import asks
 from afterword.records import local_time
-from afterword.texts import cut
+from afterword.texts import cut, own_words
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -70,7 +70,7 @@ def _best(hits: Sequence[Hit]) -> list[Hit]:
 def _english(hit: Hit, year: int) -> str:
     said, text = local_time(hit.said_at, hit.utc_offset), _quote(hit)
     date = _english_date(said, year)
-    if hit.kind != "turn":
+    if hit.kind != "turn" and not _by_user(hit):
         return f"I remember ({date}): “{text}”"
     if hit.speaker:
         return f"On {date} {hit.speaker} said: “{text}”"
@@ -80,7 +80,7 @@ def _english(hit: Hit, year: int) -> str:
 def _chinese(hit: Hit, year: int) -> str:
     said, text = local_time(hit.said_at, hit.utc_offset), _quote(hit)
     date = f"{said.month}月{said.day}日" if said.year == year else f"{said.year}年{said.month}月{said.day}日"
-    if hit.kind != "turn":
+    if hit.kind != "turn" and not _by_user(hit):
         return f"我记得（{date}）：“{text}”"
     if hit.speaker:
         return f"{date}{hit.speaker}说过：“{text}”"
@@ -93,4 +93,10 @@ def _english_date(said: datetime, year: int) -> str:
 
 
 def _quote(hit: Hit) -> str:
-    return cut(" ".join(hit.text.split()), QUOTE_TOKENS)
+    text = own_words(hit.text) if _by_user(hit) else hit.text
+    return cut(" ".join(text.split()), QUOTE_TOKENS)
+
+
+def _by_user(hit: Hit) -> bool:
+    """A record of rules that holds the user's own sentence."""
+    return hit.text.startswith(("The user", "用户")) and own_words(hit.text) != hit.text
