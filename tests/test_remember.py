@@ -154,7 +154,8 @@ async def test_both_people_of_a_transcript_are_remembered_by_name() -> None:
     reads.say("I started painting lakes.", speaker="Mira")
     answered = reads.say("My brother Tom broke his arm.", role="assistant", speaker="Jo")
     llm = ScriptedLLM(answers=[entries(([2], "personal_fact", "Jo's brother Tom broke his arm."))])
-    (insert,) = inserts(await STEP.decide(JOB, desk(reads, llm=llm)))
+    insert, left_out = inserts(await STEP.decide(JOB, desk(reads, llm=llm)))
+    assert left_out.text == "Mira said on 3 May 2026: I started painting lakes."
     assert insert.sources == (answered.id,)
 
 
@@ -263,3 +264,20 @@ async def test_no_call_gets_more_than_a_window_of_text() -> None:
     llm = ScriptedLLM(answers=[entries(([1], "personal_fact", "The user lives in Oslo."))])
     await STEP.decide(JOB, desk(reads, llm=llm))
     assert len(llm.completed[0].messages[-1].content) < 3 * 3100
+
+
+@pytest.mark.parametrize("text", ["I am allergic to peanuts.", "我对海鲜过敏。"])
+async def test_a_plain_statement_taken_for_a_question_is_kept_in_the_persons_own_words(text: str) -> None:
+    reads = FakeReads()
+    told = reads.say(text)
+    llm = ScriptedLLM(answers=[entries(([1], "general_question", ""))])
+    (insert,) = inserts(await STEP.decide(JOB, desk(reads, llm=llm)))
+    assert insert.text.endswith(text)
+    assert (insert.author, insert.sources) == ("rules", (told.id,))
+
+
+async def test_a_statement_that_an_llm_found_to_be_a_task_is_left() -> None:
+    reads = FakeReads()
+    reads.say("I need a poem about my cat, write it now.")
+    llm = ScriptedLLM(answers=[entries(([1], "task_request", ""))])
+    assert inserts(await STEP.decide(JOB, desk(reads, llm=llm))) == []

@@ -158,6 +158,9 @@ async def _by_llm(
         inserts += insert
         notes.append({"turns": list(entry.turns), "kind": entry.kind, "record": entry.text, "note": note})
     inserts += [missed for turn in new for missed in _passed_over(turn, inserts)]
+    inserts += [
+        missed for number in wanted for missed in _overlooked(number, numbered[number], answered.value, inserts)
+    ]
     inserts = [insert for insert in inserts if insert.author == "llm" or not _forbidden(insert, desk.policy)]
     return inserts, {"by": "llm", "model": answered.model, "calls": answered.calls, "entries": notes}
 
@@ -188,7 +191,16 @@ def _passed_over(turn: Turn, written: Sequence[Insert]) -> list[Insert]:
     if not told:
         return []
     own = [(insert, content_words(own_words(insert.text))) for insert in _by_rules(turn)]
-    return [insert for insert, words in own if len(words) >= 3 and share(words, told) < COVERED]
+    return [insert for insert, words in own if len(words) >= 2 and share(words, told) < COVERED]
+
+
+def _overlooked(number: int, turn: Turn, entries: Sequence[Entry], written: Sequence[Insert]) -> list[Insert]:
+    """A turn that plainly tells something, by its form, but was taken for a question or small talk, or left out."""
+    kinds = {entry.kind for entry in entries if number in entry.turns}
+    kept = any(turn.id in insert.sources for insert in written)
+    if kept or rules.is_question(turn.text) or not kinds <= {"general_question", "small_talk"}:
+        return []
+    return _by_rules(turn)
 
 
 def _forbidden(insert: Insert, policy: Policy) -> bool:
