@@ -280,8 +280,9 @@ async def test_a_recalled_memory_is_never_extracted_again_as_if_the_user_had_sai
     seen: list[str] = []
 
     def answer(messages: Sequence[Message], schema: Any) -> str:
-        seen.append("\n".join(message.content for message in messages))
-        return json.dumps({"entries": []})
+        if "entries" in schema["properties"]:  # the write decider's question
+            seen.append("\n".join(message.content for message in messages))
+        return json.dumps({"entries": [], "verdicts": []})
 
     memory = await opened(llm=ScriptedLLM(answers=answer, replies=["As I recall."]))
     await memory.submit("My dog is called Bruno.", "ann", "old")

@@ -118,7 +118,7 @@ async def test_an_input_that_keeps_failing_is_stepped_over_and_its_chat_goes_on(
         with pytest.raises(NotRemembered):
             await poison.ids(5)
         healthy = await memory.submit("I moved to Oslo.", "ann")
-        assert await healthy.ids(10) == []
+        assert len(await healthy.ids(10)) == 1
         assert [turn.text for turn in await memory.turns("ann", "default")] == ["I said POISON.", "I moved to Oslo."]
 
 
@@ -147,7 +147,7 @@ async def test_one_failing_chat_does_not_hold_up_the_users_other_chats(opened: O
     await memory.submit("I said POISON.", "ann", "bad")
     ticket = await memory.submit("I moved to Oslo.", "ann", "good")
     with anyio.fail_after(10):
-        assert await ticket.ids() == []
+        assert len(await ticket.ids()) == 1
 
 
 async def test_a_chat_has_at_most_one_waiting_job_however_much_is_said(opened: OpenMemory) -> None:
