@@ -24,6 +24,11 @@ async def test_a_chat_on_milvus_recalls_remembers_survives_its_loss_and_forgets(
 ) -> None:
     chosen = settings.model_copy(update={"milvus_uri": str(tmp_path / "milvus.db")})
     llm = ScriptedLLM()
+    with anyio.fail_after(60):
+        await _talk(chosen, llm)
+
+
+async def _talk(chosen: Settings, llm: ScriptedLLM) -> None:
     async with open_memory(chosen, llm=llm, embedder=HashingEmbedder()) as memory:
         assert memory.index.name.startswith("milvus")
         for text in ("My dog is called Bruno.", "My sister likes green tea."):

@@ -255,7 +255,7 @@ def test_a_run_shows_its_progress() -> None:
 
 
 def test_without_an_llm_the_banner_names_the_line_that_adds_one() -> None:
-    assert "OPENAI_BASE_URL=" in banner_html(Status(None, None, "exact"), Asked())
+    assert "DEEPSEEK_API_KEY=" in banner_html(Status(None, None, "exact"), Asked())
     assert banner_html(Status("m", None, "exact"), Asked()) == ""
 
 

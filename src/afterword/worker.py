@@ -40,6 +40,7 @@ log = structlog.get_logger(__name__)
 CONFLICTS = 3
 LEASE = 30.0
 POLL = 5.0
+ENDING = 10.0  # seconds for the loop's parts to end once they are cancelled
 GATHER = 0.01  # seconds in which several wakings become one look
 SCOPES_PAGE = 500
 
@@ -125,7 +126,7 @@ class Worker:
             await self._drain(drain)
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.wait(tasks, timeout=ENDING)  # an index that holds on to a dead server must not hold us
 
     async def _forever(self, part: Callable[[], Awaitable[None]]) -> None:
         """Nothing that a part raises ends it: it is logged, and the part begins again after a pause."""

@@ -36,6 +36,7 @@ PAGE = 1000  # rows a query
 CONNECT = 5.0  # seconds that a server gets to answer at least, before it is held to be hung
 PAUSE = 2.0  # seconds in which a server that was away is not asked again: a reply must not wait for each trial
 MOST = 16_384  # what a server returns at most
+CLOSING = 5.0  # seconds for a connection to close
 
 
 def name_prefix(namespace: str) -> str:
@@ -92,8 +93,9 @@ class MilvusStore:
         if self._mending is not None and not self._mending.done():
             self._mending.cancel()
             await asyncio.gather(self._mending, return_exceptions=True)
-        with anyio.CancelScope(shield=True):
+        with anyio.move_on_after(CLOSING, shield=True):  # a connection to a server that was killed may never close
             await self._disconnect()
+        with anyio.CancelScope(shield=True):
             if self.lite is not None:
                 await self.lite.aclose()
 
