@@ -28,9 +28,19 @@ async def event_number(client: httpx.AsyncClient) -> int:
     raise SystemExit("the page has no event named `ask`")
 
 
-async def say(client: httpx.AsyncClient, event: int, user: str, text: str) -> tuple[float, float]:
-    """Send one message as the page does; seconds to the first piece and to the end."""
-    session = uuid4().hex
+async def say(client: httpx.AsyncClient, event: int, user: str, text: str, free: list[str]) -> tuple[float, float]:
+    """Send one message as the page does; seconds to the first piece and to the end.
+
+    `free` are the sessions (open tabs) of this user that wait for no reply: one is used again, as a tab is.
+    """
+    session = free.pop() if free else uuid4().hex
+    try:
+        return await _say(client, event, user, text, session)
+    finally:
+        free.append(session)
+
+
+async def _say(client: httpx.AsyncClient, event: int, user: str, text: str, session: str) -> tuple[float, float]:
     asked = {"user": user, "chat": "bench", "text": text, "id": uuid4().hex, "offset": 0, "language": "en"}
     began = time.perf_counter()
     body = {"data": [asked], "fn_index": event, "session_hash": session, "event_data": None, "trigger_id": None}
@@ -61,10 +71,12 @@ async def drive(arguments: argparse.Namespace) -> dict[str, Any]:
     async with httpx.AsyncClient(base_url=arguments.url, timeout=300, limits=limits) as client:
         event = await event_number(client)
         began = time.perf_counter()
+        tabs: dict[int, list[str]] = {user: [] for user in range(arguments.users)}
 
         async def one(user: int, number: int, moment: float) -> tuple[float, float]:
             await asyncio.sleep(max(0.0, began + moment - time.perf_counter()))
-            return await say(client, event, f"user{user}", f"In year {2000 + number} I bought boat {user}-{number}.")
+            text = f"In year {2000 + number} I bought boat {user}-{number}."
+            return await say(client, event, f"user{user}", text, tabs[user])
 
         moments = [
             (user, number, chance.uniform(0, arguments.seconds))
