@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from afterword.ports import Clock, Ledger
     from afterword.records import NewJob, NewTurn, Scope, Turn
 
-EMBED_DELAY = 1.0  # seconds
-
 
 class Intake:
     """Where turns come in. `embeds`: there is an embedder, so new records get an embedding job too."""
@@ -45,9 +43,8 @@ class Intake:
         return await self._ledger.accept(scope, placed, [*jobs, *self.embedding(scope)])
 
     def embedding(self, scope: Scope) -> list[NewJob]:
-        """The job that embeds what is new, if there is an embedder. It waits a moment: message and reply become one job,
-        and none of it falls into the time in which the reply is begun."""
-        return [embed_job(scope, EMBED_DELAY)] if self._embeds else []
+        """The job that embeds what is new, if there is an embedder."""
+        return [embed_job(scope)] if self._embeds else []
 
     def _placed(self, turn: NewTurn) -> NewTurn:
         if turn.utc_offset is not None:

@@ -13,7 +13,6 @@ from afterword.records import Json, NewJob, Ref, Scope
 
 REMEMBER_DELAY = 2.0  # seconds after a chat's last turn
 REMEMBER_MAX_WAIT = 20.0  # seconds after the first turn that waits
-EMBED_MAX_WAIT = 4.0
 
 
 def _named(what: str, scope: Scope, *more: str) -> str:
@@ -73,13 +72,7 @@ def reconsolidate_query_job(
 
 def embed_job(scope: Scope, delay: float = 0.0) -> NewJob:
     """Embed what has no vectors yet."""
-    return NewJob(
-        kind="embed",
-        lane=embed_lane(scope),
-        key=_named("embed", scope),
-        delay=delay,
-        max_wait=EMBED_MAX_WAIT if delay else None,
-    )
+    return NewJob(kind="embed", lane=embed_lane(scope), key=_named("embed", scope), delay=delay)
 
 
 def consolidate_job(scope: Scope, payload: Json | None = None) -> NewJob:
