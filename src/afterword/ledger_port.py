@@ -5,7 +5,7 @@ Re-exported by `ports`, where everybody imports it from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -301,3 +301,12 @@ class Ledger(Reads, Protocol):
     async def scopes(self, after: Scope | None, limit: int) -> list[Scope]:
         """All scopes in a fixed order, for scheduled work (the worker's)."""
         ...
+
+
+async def every_scope(ledger: Ledger, page_size: int = 500) -> AsyncIterator[Scope]:
+    """All scopes, read a page at a time."""
+    after: Scope | None = None
+    while page := await ledger.scopes(after, page_size):
+        for scope in page:
+            yield scope
+        after = page[-1]

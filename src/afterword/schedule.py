@@ -5,13 +5,13 @@ Several processes may do the same chores at once: each chore only puts work that
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from cronsim import CronSim
 
 from afterword.lanes import backfill_job, consolidate_job, forget_job, reembed_job
+from afterword.ledger_port import every_scope
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 SWEEP_SECONDS = 30.0
 HOUR = 3600.0
-PAGE = 200
 KEEP_FINISHED = timedelta(days=7)
 
 
@@ -46,7 +45,7 @@ class Schedule:
         """Every hour: finished jobs are pruned, retention is applied, changed models and backlogs are noticed."""
         while True:
             await self._ledger.prune(self._desk.clock.now() - KEEP_FINISHED)
-            async for scope in self._scopes():
+            async for scope in every_scope(self._ledger):
                 await self._start_what_is_due(scope)
             await self._desk.clock.sleep(HOUR)
 
@@ -59,7 +58,7 @@ class Schedule:
             now = self._desk.clock.now()
             due = next(CronSim(self._cron, now.astimezone(self._zone)))
             await self._desk.clock.sleep(max(0.0, (due - now).total_seconds()))
-            async for scope in self._scopes():
+            async for scope in every_scope(self._ledger):
                 reached = await self._ledger.consolidated_to(scope)
                 if await self._ledger.episodes_after(scope, reached, 1):
                     await self._ledger.start_run(scope, "consolidate", 0, consolidate_job(scope))
@@ -74,10 +73,3 @@ class Schedule:
             await self._ledger.put(scope, [forget_job(scope)])
         if self._backfill and self._desk.llm is not None and await self._ledger.rule_decisions(scope, 1):
             await self._ledger.start_run(scope, "backfill", 0, backfill_job(scope))
-
-    async def _scopes(self) -> AsyncIterator[Scope]:
-        after: Scope | None = None
-        while page := await self._ledger.scopes(after, PAGE):
-            for scope in page:
-                yield scope
-            after = page[-1]

@@ -25,6 +25,7 @@ from afterword.errors import (
     VersionConflict,
 )
 from afterword.lanes import backfill_job, reconsolidate_query_job
+from afterword.ledger_port import every_scope
 from afterword.plan import Change, Insert, Plan, Retire, Revise
 from afterword.records import Hit, NewJob, Scope
 from afterword.retries import ATTEMPTS, Breaker, Verdict, backoff, verdict
@@ -42,7 +43,6 @@ LEASE = 30.0
 POLL = 5.0
 ENDING = 10.0  # seconds for the loop's parts to end once they are cancelled
 GATHER = 0.01  # seconds in which several wakings become one look
-SCOPES_PAGE = 500
 
 
 @dataclass(slots=True, eq=False)
@@ -332,7 +332,7 @@ class Worker:
         self._dirty_wake.set()
 
     async def _project(self) -> None:
-        for scope in [scope async for scope in self._all_scopes()]:
+        for scope in [scope async for scope in every_scope(self._ledger)]:
             self.mark_dirty(scope)  # what a stopped process had not projected is in no memory of ours
         while True:
             await self._dirty_wake.wait()
@@ -344,13 +344,6 @@ class Worker:
                 except Exception:
                     self.mark_dirty(scope)
                     raise
-
-    async def _all_scopes(self) -> AsyncIterator[Scope]:
-        after: Scope | None = None
-        while page := await self._ledger.scopes(after, SCOPES_PAGE):
-            for scope in page:
-                yield scope
-            after = page[-1]
 
     async def idle(self) -> None:
         """Wait until no job of any scope waits or runs: for scripts and tests, not for servers."""
