@@ -10,7 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from afterword.errors import SettingsError
-from afterword.settings import DEEPSEEK_URL, OPENAI_URL, SILICONFLOW_URL, Settings, load_settings
+from afterword.providers import DEEPSEEK_URL, OPENAI_URL, SILICONFLOW_URL
+from afterword.settings import Settings, load_settings
 
 OTHERS = ("OPENAI_", "DEEPSEEK_", "SILICONFLOW_", "AFTERWORD_")
 
