@@ -114,6 +114,9 @@ class Settings(BaseSettings):
     recall_limit: int = _help("memories that a reply is given, 0 to 200", 8, ge=0, le=200)
     # the worker
     worker_concurrency: int = _help("background jobs at once, 1 to 256", 8, ge=1, le=256)
+    lease: Seconds = _help(
+        "seconds without a sign of life after which another worker takes up a job; the same for all", 30.0
+    )
     max_waiting_jobs: int = _help("waiting jobs at most, 100 or more", 100_000, ge=100)
     # logs
     log_level: Literal["debug", "info", "warning", "error"] = _help("'debug', 'info', 'warning' or 'error'", "info")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from zoneinfo import ZoneInfo
 
 from afterword.errors import LedgerError, SettingsError
@@ -24,8 +24,23 @@ if TYPE_CHECKING:
     from afterword.recall import Recall
     from afterword.worker import Worker
 
+T = TypeVar("T")
 LLM_KINDS = frozenset({"remember", "reconsolidate", "consolidate", "backfill"})
 BACKLOG_LOOK = 1000
+
+
+def _as_it_is(part: T) -> T:
+    return part
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What is put around the ports once their adapters are chosen: to count, to slow down, to break off (`testing`)."""
+
+    ledger: Callable[[Ledger], Ledger] = _as_it_is
+    index: Callable[[Index], Index] = _as_it_is
+    llm: Callable[[LLM], LLM] = _as_it_is
+    embedder: Callable[[Embedder], Embedder] = _as_it_is
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +52,7 @@ class Parts:
     embedder: Embedder | None = None
     memory: HandedMemory | None = None
     clock: Clock | None = None
+    around: Around = field(default_factory=Around)
 
 
 @asynccontextmanager
@@ -49,6 +65,7 @@ async def open_memory(
     embedder: Embedder | None = None,
     memory: HandedMemory | None = None,
     clock: Clock | None = None,
+    around: Around | None = None,
     **flags: Any,
 ) -> AsyncIterator[AsyncMemory]:
     """A memory, open while inside: `async with open_memory(data_dir="…") as memory`.
@@ -56,13 +73,13 @@ async def open_memory(
     Settings come from `settings`, or are read once with `flags` on top (see `settings.py`). `llm`, `decider`,
     `embedder` and `clock` may be handed in (`ports.LLM` …; blocking ones through `afterword.threaded`). A `memory` of
     your own (`handed_memory.HandedMemory`) recalls and remembers in place of ours; turns, replies and jobs stay here.
-    With `run_worker=False` another process does the background work.
+    With `run_worker=False` another process does the background work. `around` wraps the ports that were chosen.
     Raises `SettingsError`, `LedgerError`. Leaving ends in order: replies are cut and stored, the worker drains,
     then the index and the ledger close.
     """
     chosen = settings or load_settings(**flags)
     async with AsyncExitStack() as stack:
-        yield await _wire(chosen, Parts(llm, decider, embedder, memory, clock), run_worker, stack)
+        yield await _wire(chosen, Parts(llm, decider, embedder, memory, clock, around or Around()), run_worker, stack)
 
 
 async def _wire(settings: Settings, parts: Parts, run_worker: bool, stack: AsyncExitStack) -> AsyncMemory:
@@ -75,11 +92,11 @@ async def _wire(settings: Settings, parts: Parts, run_worker: bool, stack: Async
     clock = parts.clock or SystemClock()
     offload = Pools()
     stack.callback(offload.close)
-    ledger = _ledger(settings, clock, offload)
+    ledger = parts.around.ledger(_ledger(settings, clock, offload))
     await ledger.open()
     stack.push_async_callback(ledger.aclose)
     llm, decider, embedder = await _models(settings, parts, stack)
-    index = _index(settings, ledger, offload, clock)
+    index = parts.around.index(_index(settings, ledger, offload, clock))
     stack.push_async_callback(index.aclose)
     await index.open()
     desk = Desk(ledger, decider, embedder, offload, clock, _policy(settings))
@@ -127,7 +144,12 @@ async def _models(settings: Settings, parts: Parts, stack: AsyncExitStack) -> tu
     for ours in {id(part): part for part in (llm, decider, embedder) if part is not None}.values():
         if id(ours) not in theirs:
             stack.push_async_callback(ours.aclose)
-    return llm, decider, embedder
+    around = parts.around
+    return (
+        around.llm(llm),
+        None if decider is None else around.llm(decider),
+        None if embedder is None else around.embedder(embedder),
+    )
 
 
 async def choose_llms(settings: Settings, parts: Parts) -> tuple[LLM, LLM | None]:
@@ -340,6 +362,7 @@ def _worker(settings: Settings, ledger: Ledger, index: Index, desk: Desk, memory
         llm_kinds=LLM_KINDS,
         chores=(schedule.sweep, schedule.tidy, schedule.consolidate),
         concurrency=settings.worker_concurrency,
+        lease=settings.lease,
     )
 
 

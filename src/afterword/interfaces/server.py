@@ -15,7 +15,7 @@ import socket
 import sys
 import webbrowser
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from afterword.memory import AsyncMemory
     from afterword.settings import Settings
+
+    Opening = Callable[[Settings], AbstractAsyncContextManager[AsyncMemory]]
 
 GRACE = 2  # seconds; the backstop
 FLUSH = 0.5  # seconds for answers to end by themselves once the memory is closed
@@ -44,8 +47,15 @@ GETTING_READY = """<!doctype html><html lang="en"><head><meta charset="utf-8"><m
 NO_PAGE = "Afterword answers here; there is no page: {reason}.\n"
 
 
-async def serve(settings: Settings, *, page: bool = True, announce: Callable[[str], None] = lambda _: None) -> None:
-    """Serve until SIGINT or SIGTERM. `announce` is given the address once the memory is open.
+async def serve(
+    settings: Settings,
+    *,
+    page: bool = True,
+    announce: Callable[[str], None] = lambda _: None,
+    opening: Opening | None = None,
+) -> None:
+    """Serve until SIGINT or SIGTERM. `announce` is given the address once the memory is open; `opening` opens it
+    (`wiring.open_memory` where None).
 
     Raises `SettingsError` (exposed without a token, port taken), `LedgerInUse`, and what opening the memory raises.
     """
@@ -59,10 +69,12 @@ async def serve(settings: Settings, *, page: bool = True, announce: Callable[[st
         listener = stack.enter_context(_listen(settings))
         address = _address(settings, listener.getsockname()[1])
         note_address(address)
-        await _run(settings, listener, page, lambda: _ready(settings, address, announce))
+        await _run(settings, listener, page, lambda: _ready(settings, address, announce), opening)
 
 
-async def _run(settings: Settings, listener: socket.socket, page: bool, ready: Callable[[], None]) -> None:
+async def _run(
+    settings: Settings, listener: socket.socket, page: bool, ready: Callable[[], None], opening: Opening | None
+) -> None:
     holder, door = MemoryHolder(), Door()
 
     async def stop() -> None:
@@ -84,7 +96,7 @@ async def _run(settings: Settings, listener: socket.socket, page: bool, ready: C
         timeout_graceful_shutdown=GRACE,
     )
     server = _Server(config, stop)
-    house = asyncio.create_task(_keep_house(settings, holder, door, page, ready), name="server:house")
+    house = asyncio.create_task(_keep_house(settings, holder, door, page, ready, opening), name="server:house")
     house.add_done_callback(lambda _: setattr(server, "should_exit", True))
     await server.serve(sockets=[listener])
     if not house.cancelled():
@@ -92,13 +104,18 @@ async def _run(settings: Settings, listener: socket.socket, page: bool, ready: C
 
 
 async def _keep_house(
-    settings: Settings, holder: MemoryHolder, door: Door, page: bool, ready: Callable[[], None]
+    settings: Settings,
+    holder: MemoryHolder,
+    door: Door,
+    page: bool,
+    ready: Callable[[], None],
+    opening: Opening | None,
 ) -> None:
     """Build the application and open the memory while the door says "starting"; keep both until the stop."""
     from afterword.wiring import open_memory
 
     app = await asyncio.to_thread(_build, settings, holder, page)
-    async with app.router.lifespan_context(app), open_memory(settings) as memory:
+    async with app.router.lifespan_context(app), (opening or open_memory)(settings) as memory:
         settle_heap()
         holder.set(memory)
         door.open(app)
