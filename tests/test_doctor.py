@@ -82,6 +82,15 @@ async def test_a_folder_that_cannot_be_written_is_bad(settings: Settings, tmp_pa
     assert (found.state, bool(found.fix)) == ("bad", True)
 
 
+async def test_every_deadline_and_the_way_of_retries_are_told(settings: Settings) -> None:
+    checks = await diagnose(settings)
+    told = named(checks, "deadlines").text
+    for name in type(settings).model_fields:
+        if name.endswith("_deadline"):
+            assert f"{name.removesuffix('_deadline').replace('_', ' ')} {getattr(settings, name):g} s" in told
+    assert "5 attempts" in named(checks, "retries").text
+
+
 async def test_settings_that_contradict_each_other_are_told(settings: Settings) -> None:
     update = {"recall_deadline": 0.5, "query_embed_deadline": 0.6, "host": "0.0.0.0"}
     checks = await diagnose(settings.model_copy(update=update))

@@ -164,6 +164,20 @@ async def test_a_full_disk_fails_what_did_not_fit_and_nothing_else(house: House)
     assert texts == ["before", "small", "small too", "after"]
 
 
+async def test_a_lock_of_another_program_fails_all_that_waits_at_once_and_heals(tmp_path: Path) -> None:
+    async with a_house("sqlite", tmp_path, lock_seconds=0.3) as house:
+        await house.say("before")
+        other = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with anyio.fail_after(3):  # one after the other they would take 6 s
+            outcomes = await asyncio.gather(*(house.say(f"line {n}") for n in range(20)), return_exceptions=True)
+            assert [turn.text for turn in await house.ledger.turns(ANN, "c")] == ["before"]
+        other.execute("ROLLBACK")
+        other.close()
+        assert all(isinstance(outcome, LedgerError) and "locked" in str(outcome) for outcome in outcomes)
+        await house.say("after")
+
+
 async def test_a_file_that_is_no_database_is_named_with_the_way_out(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     path.write_bytes(b"this is a letter, not a ledger. " * 200)

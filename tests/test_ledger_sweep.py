@@ -117,3 +117,19 @@ async def test_the_next_job_of_a_run_goes_in_though_the_queue_is_full(narrow: Ho
     await narrow.ledger.apply(job_, Plan(jobs=(consolidate_job(ANN, {"run_id": run.id}), embed_job(ANN))))
     kinds = [one.kind for one in await narrow.ledger.jobs(ANN, JobFilter(states=("queued",)))]
     assert sorted(kinds) == ["consolidate", "other", "other", "other"]
+
+
+async def test_a_clock_that_was_put_back_a_day_keeps_no_job_waiting_for_that_day(house: House) -> None:
+    await house.say("just said", delay=2.0)
+    (tried,) = await put(house, job("tried"))
+    await house.ledger.postpone(await house.claim_one("other"), delay=60.0, waiting="away", count_attempt=False)
+    house.clock.put_back(24 * 3600.0)
+    assert await house.ledger.sweep(model=None) == 2
+    assert {found.kind for found in await house.claim()} == {"remember", "other"}
+    assert tried in [found.id for found in await house.ledger.jobs(ANN, JobFilter(states=("running",)))]
+
+
+async def test_a_job_that_was_put_for_later_is_not_made_due(house: House) -> None:
+    await put(house, job("l", delay=20 * 3600.0), job("m", delay=5.0))
+    assert await house.ledger.sweep(model=None) == 0
+    assert await house.claim() == []

@@ -91,7 +91,7 @@ async def test_an_outage_is_shown_with_its_fix_while_it_lasts(opened: OpenMemory
     assert waiting is not None
     assert "nothing answers" in waiting.waiting
     assert waiting.attempt == 0
-    assert (await memory.status()).trouble == ("nothing answers Start it.",)
+    assert (await memory.status()).trouble == ("nothing answers: Start it.",)
 
 
 async def test_an_input_that_keeps_failing_is_stepped_over_and_its_chat_goes_on(settings: Settings) -> None:

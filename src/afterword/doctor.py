@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 
-from afterword import wiring
+from afterword import retries, wiring
 from afterword.errors import AfterwordError, Outage
 from afterword.interfaces.one_server import running_server
 
@@ -243,8 +243,15 @@ async def _deadlines(settings: Settings) -> list[Check]:
         odd.append("recall_deadline is over 5 s: a reply may wait that long for its memories")
     if odd:
         return [Check("deadlines", "warn", text, "change one of the two") for text in odd]
-    text = f"recall {settings.recall_deadline:g} s, first token {settings.first_token_deadline:g} s"
-    return [Check("deadlines", "ok", f"{text}, whole reply {settings.reply_deadline:g} s")]
+    return [Check("deadlines", "ok", _listed(settings)), Check("retries", "ok", retries.described())]
+
+
+def _listed(settings: Settings) -> str:
+    """Every deadline that there is, by its setting's name."""
+    names = [name for name in type(settings).model_fields if name.endswith("_deadline")]
+    return ", ".join(
+        f"{name.removesuffix('_deadline').replace('_', ' ')} {getattr(settings, name):g} s" for name in names
+    )
 
 
 async def _clock(settings: Settings) -> list[Check]:

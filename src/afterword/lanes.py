@@ -10,7 +10,13 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from afterword.records import Json, NewJob, Ref, Scope
+from afterword.retries import EMBEDDER, LLM
 
+# what each kind of job hangs on; the others need the ledger alone
+NEEDS = {
+    **dict.fromkeys(("remember", "reconsolidate", "consolidate", "backfill"), LLM),
+    **dict.fromkeys(("embed", "reembed"), EMBEDDER),
+}
 REMEMBER_DELAY = 2.0  # seconds after a chat's last turn
 REMEMBER_MAX_WAIT = 20.0  # seconds after the first turn that waits
 

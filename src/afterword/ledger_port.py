@@ -291,7 +291,8 @@ class Ledger(Reads, Protocol):
 
     async def sweep(self, *, model: str | None, limit: int = 100) -> int:
         """Make again what jobs are lacking and there is room for: lagging chats, records without vectors of `model`,
-        receipts not worked through. How many were put. Several processes may sweep at once."""
+        receipts not worked through; and make due what waits only because the clock was put back. How many jobs that
+        were. Several processes may sweep at once."""
         ...
 
     async def prune(self, before: datetime) -> int:

@@ -288,9 +288,11 @@ class AsyncMemory:
         return await self.ledger.retry(job_id)
 
     async def cancel_job(self, job_id: int, user_id: str | None = None) -> Job:
-        """End a job. With `user_id`, only that user's."""
+        """End a job, its call to an LLM too. With `user_id`, only that user's."""
         await self._own_job(job_id, user_id)
-        return await self.ledger.cancel(job_id)
+        ended = await self.ledger.cancel(job_id)
+        self.worker.cancelled(job_id)
+        return ended
 
     async def _own_job(self, job_id: int, user_id: str | None) -> None:
         job = await self.ledger.job(job_id)

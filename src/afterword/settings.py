@@ -93,6 +93,9 @@ class Settings(BaseSettings):
     decider_deadline: Seconds = _help("seconds for a background answer", 240.0)
     embed_deadline: Seconds = _help("seconds for a batch of background embeddings", 30.0)
     query_embed_deadline: Seconds = _help("seconds for the embedding of a query", 0.6)
+    connect_deadline: Seconds = _help("seconds to a connection with an LLM or an embedding server", 10.0)
+    index_deadline: Seconds = _help("seconds for a search in Milvus", 5.0)
+    ledger_deadline: Seconds = _help("seconds that a write waits for a ledger that another program locks", 10.0)
     drain_deadline: float = _help("seconds that background work gets at a stop", 5.0, ge=0, le=600)
     # what is remembered
     remember: Words = _help("what to remember, in plain words, at most 4,000 characters", "")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from zoneinfo import ZoneInfo
 
 from afterword.errors import LedgerError, SettingsError
+from afterword.lanes import NEEDS
 from afterword.logs import quiet_unless_configured
 from afterword.ports import Desk, Policy
 from afterword.records import Status
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from afterword.worker import Worker
 
 T = TypeVar("T")
-LLM_KINDS = frozenset({"remember", "reconsolidate", "consolidate", "backfill"})
 BACKLOG_LOOK = 1000
 
 
@@ -130,7 +130,13 @@ def _ledger(settings: Settings, clock: Clock, offload: Pools) -> Ledger:
             raise LedgerError(
                 f"the data folder {settings.data_dir} can't be made ({error.strerror}): set AFTERWORD_DATA_DIR"
             ) from error
-    return SqlLedger(settings.ledger_url, clock=clock, offload=offload, max_waiting_jobs=settings.max_waiting_jobs)
+    return SqlLedger(
+        settings.ledger_url,
+        clock=clock,
+        offload=offload,
+        max_waiting_jobs=settings.max_waiting_jobs,
+        lock_seconds=settings.ledger_deadline,
+    )
 
 
 # ── models ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -195,6 +201,7 @@ def _openai_llm(settings: Settings, base_url: str, key: str, model: str, setting
         gap_timeout=settings.reply_gap_deadline,
         total_timeout=settings.reply_deadline,
         complete_timeout=settings.decider_deadline,
+        connect_timeout=settings.connect_deadline,
         setting=setting,
     )
 
@@ -223,6 +230,7 @@ def _openai_embedder(settings: Settings, model: str) -> Embedder:
         model=model,
         timeout=settings.embed_deadline,
         query_timeout=settings.query_embed_deadline,
+        connect_timeout=settings.connect_deadline,
     )
 
 
@@ -274,6 +282,7 @@ def _index(settings: Settings, ledger: Ledger, offload: Pools, clock: Clock) -> 
         data_dir=settings.data_dir,
         offload=offload,
         clock=clock,
+        timeout=settings.index_deadline,
         lexical=ExactIndex(ledger, offload=offload, memory_budget_bytes=budget, keep_vectors=False),
     )
 
@@ -359,7 +368,7 @@ def _worker(settings: Settings, ledger: Ledger, index: Index, desk: Desk, memory
         index,
         desk,
         steps,
-        llm_kinds=LLM_KINDS,
+        needs=NEEDS,
         chores=(schedule.sweep, schedule.tidy, schedule.consolidate),
         concurrency=settings.worker_concurrency,
         lease=settings.lease,

@@ -7,7 +7,7 @@ out in one place.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -21,14 +21,14 @@ from afterword.errors import (
     LeaseLost,
     LedgerError,
     NotRemembered,
-    Outage,
     VersionConflict,
 )
 from afterword.lanes import backfill_job, reconsolidate_query_job
 from afterword.ledger_port import every_scope
 from afterword.plan import Change, Insert, Plan, Retire, Revise
 from afterword.records import Hit, NewJob, Scope
-from afterword.retries import ATTEMPTS, Breaker, Verdict, backoff, verdict
+from afterword.retries import ATTEMPTS, LEDGER, Breakers, Verdict, backoff
+from afterword.witness import Witness
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -42,6 +42,7 @@ CONFLICTS = 3
 LEASE = 30.0
 POLL = 5.0
 ENDING = 10.0  # seconds for the loop's parts to end once they are cancelled
+SETTLING = (0.2, 5.0)  # seconds between two tries to write what became of a job
 GATHER = 0.01  # seconds in which several wakings become one look
 
 
@@ -62,22 +63,22 @@ class Worker:
         desk: Desk,
         steps: Sequence[Step],
         *,
-        llm_kinds: frozenset[str] = frozenset(),
+        needs: Mapping[str, str] | None = None,
         chores: Sequence[Callable[[], Awaitable[None]]] = (),
         concurrency: int = 8,
         lease: float = LEASE,
     ) -> None:
         self.name = uuid4().hex[:12]
-        self.breakers = {"llm": Breaker(), "other": Breaker()}
+        self.breakers = Breakers(needs or {})
         self._ledger = ledger
         self._index = index
         self._desk = desk
         self._steps = {step.kind: step for step in steps}
-        self._llm_kinds = llm_kinds & self._steps.keys()
         self._chores = tuple(chores)
         self._concurrency = concurrency
         self._lease = lease
         self._running: dict[int, _Running] = {}
+        self._renewed = desk.clock.now()
         self._wake = asyncio.Event()
         self._stopping = False
         self._dirty: dict[Scope, None] = {}
@@ -104,11 +105,17 @@ class Worker:
                 running.lost = True
                 running.task.cancel()
 
+    def cancelled(self, job_id: int) -> None:
+        """This job was cancelled: end what it is doing, its call to an LLM too."""
+        running = self._running.get(job_id)
+        if running is not None:
+            running.lost = True
+            running.task.cancel()
+
     @property
     def trouble(self) -> tuple[str, ...]:
         """Outages as they are now, each with its fix."""
-        found = [breaker.trouble for breaker in self.breakers.values() if breaker.trouble is not None]
-        return tuple(f"{error} {error.fix}".strip() for error in found)
+        return self.breakers.trouble
 
     # ── the loop ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -160,25 +167,23 @@ class Worker:
                 await self._rest(looked_at)
 
     async def _claim(self) -> list[Job]:
-        free = self._concurrency - len(self._running)
-        if free <= 0:
-            return []
+        await self._renew_after_a_jump()
         now = self._desk.clock.monotonic()
+        running = [run.job.kind for run in self._running.values()]
+        free = self.breakers.room(now, self._concurrency - len(running), running)
         claimed: list[Job] = []
-        for name, kinds in self._kinds():
-            room = self.breakers[name].room(now, free - len(claimed))
-            if self.breakers[name].trouble and any(run.job.kind in kinds for run in self._running.values()):
-                room = 0  # one is trying already
-            if room > 0 and kinds:
+        for name, kinds in self.breakers.groups(self._steps):
+            room = self.breakers.room_of(name, now, free - len(claimed), running)
+            if room <= 0:
+                continue
+            try:
                 claimed += await self._ledger.claim(self.name, kinds, room, self._lease)
+            except LedgerError as error:
+                self.breakers[LEDGER].failed(error, now)
+                if not claimed:
+                    raise
+                break
         return claimed
-
-    def _kinds(self) -> list[tuple[str, list[str]]]:
-        """Kinds that are claimed together, by the breaker they hang on; all in one look while nothing is wrong."""
-        if all(breaker.trouble is None for breaker in self.breakers.values()):
-            return [("llm", sorted(self._steps))]
-        others = [kind for kind in self._steps if kind not in self._llm_kinds]
-        return [("other", others), ("llm", sorted(self._llm_kinds))]
 
     async def _rest(self, looked_at: datetime) -> None:
         """Until something changed, a job falls due, a breaker closes, or the poll's time is up."""
@@ -200,9 +205,9 @@ class Worker:
         if len(self._running) >= self._concurrency:
             return
         clock = self._desk.clock
-        for name, kinds in self._kinds():
-            pause = self.breakers[name].wait(clock.monotonic())
-            due = await self._ledger.next_due(kinds) if kinds else None
+        for name, kinds in self.breakers.groups(self._steps):
+            pause = self.breakers.wait(name, clock.monotonic())
+            due = await self._ledger.next_due(kinds)
             if due is not None and pause:
                 yield max(pause, (due - clock.now()).total_seconds())
             elif due is not None and due > looked_at:
@@ -211,13 +216,22 @@ class Worker:
     async def _heartbeat(self) -> None:
         while True:
             await asyncio.sleep(self._lease / 3)
-            if not self._running:
-                continue
-            ours = await self._ledger.renew(self.name, [running.job for running in self._running.values()], self._lease)
-            for job_id, running in list(self._running.items()):
-                if job_id not in ours:
-                    running.lost = True
-                    running.task.cancel()
+            await self._renew()
+
+    async def _renew_after_a_jump(self) -> None:
+        """After a suspension, or when the clock was set, our own leases look as if they had run out: renew them before
+        a claim takes them for a lost worker's."""
+        if abs((self._desk.clock.now() - self._renewed).total_seconds()) > self._lease / 2:
+            await self._renew()
+
+    async def _renew(self) -> None:
+        if self._running:
+            held = [running.job for running in self._running.values()]
+            ours = await self._ledger.renew(self.name, held, self._lease)
+            for job in held:
+                if job.id not in ours:
+                    self.cancelled(job.id)
+        self._renewed = self._desk.clock.now()
 
     async def _drain(self, limit: float) -> None:
         tasks = {running.task for running in self._running.values()}
@@ -233,10 +247,11 @@ class Worker:
     async def _work(self, job: Job) -> None:
         bound = log.bind(job=job.id, kind=job.kind, attempt=job.attempt)
         began = self._desk.clock.monotonic()
+        witness = Witness(self._desk)
         try:
             async with asyncio.timeout(self._steps[job.kind].timeout):
-                await self._decide_and_apply(job)
-            self._succeeded(job)
+                await self._decide_and_apply(job, witness.desk)
+            self.breakers.succeeded(job.kind, answered=witness.answered)
             bound.info("job.done", seconds=round(self._desk.clock.monotonic() - began, 3))
         except asyncio.CancelledError:
             running = self._running.get(job.id)
@@ -250,14 +265,14 @@ class Worker:
             self._running.pop(job.id, None)
             self._wake.set()
 
-    async def _decide_and_apply(self, job: Job) -> None:
+    async def _decide_and_apply(self, job: Job, desk: Desk) -> None:
         if job.attempt > ATTEMPTS:
             raise NotRemembered("its worker was lost at every attempt")
         step = self._steps[job.kind]
         if job.window is None and step.window is not None:
-            job = await self._ledger.fix_window(job, await step.window(job, self._desk))
+            job = await self._ledger.fix_window(job, await step.window(job, desk))
         for _ in range(CONFLICTS):
-            plan = await step.decide(job, self._desk)
+            plan = await step.decide(job, desk)
             try:
                 await self._ledger.apply(job, plan)
             except VersionConflict:
@@ -280,17 +295,8 @@ class Worker:
             and not (superseded and isinstance(change, Insert))
         )
 
-    def _succeeded(self, job: Job) -> None:
-        if job.kind in self._llm_kinds:
-            self.breakers["llm"].succeeded()
-        else:
-            self.breakers["other"].succeeded()
-
     async def _failed(self, job: Job, error: Exception) -> None:
-        breaker = self.breakers["llm" if job.kind in self._llm_kinds else "other"]
-        decided = verdict(error, job, breaker.failures + 1)
-        if isinstance(error, Outage):
-            decided = replace(decided, delay=breaker.failed(error, self._desk.clock.monotonic()))
+        decided = self.breakers.failed(job, error, self._desk.clock.monotonic())
         known = isinstance(error, AfterwordError | TimeoutError)
         log.warning(
             "job.failed",
@@ -305,24 +311,34 @@ class Worker:
         await self._settle(job, decided)
 
     async def _settle(self, job: Job, decided: Verdict) -> None:
-        """Carry out a verdict. If even that can't be written, the lease runs out and the job is claimed again."""
-        try:
-            if decided.delay is None:
-                await asyncio.shield(self._ledger.bury(job, decided.error))
+        """Carry out a verdict. While the ledger can't be written it is tried again, so that the lease does not run out
+        and cost an attempt; at a stop once, and the lease then does."""
+        tries = 0
+        while True:
+            try:
+                await asyncio.shield(self._carry_out(job, decided))
+            except (LeaseLost, EpochChanged):
                 return
-            await asyncio.shield(
-                self._ledger.postpone(
-                    job,
-                    delay=decided.delay,
-                    waiting=decided.waiting,
-                    error=decided.error,
-                    count_attempt=decided.count_attempt,
-                )
-            )
-        except (LeaseLost, EpochChanged):
-            pass
-        except LedgerError as error:
-            log.warning("job.not_settled", job=job.id, error=str(error))
+            except LedgerError as error:
+                log.warning("job.not_settled", job=job.id, error=str(error))
+                if self._stopping:
+                    return
+            else:
+                return
+            tries += 1
+            await self._desk.clock.sleep(backoff(tries, SETTLING))
+
+    async def _carry_out(self, job: Job, decided: Verdict) -> None:
+        if decided.delay is None:
+            await self._ledger.bury(job, decided.error)
+            return
+        await self._ledger.postpone(
+            job,
+            delay=decided.delay,
+            waiting=decided.waiting,
+            error=decided.error,
+            count_attempt=decided.count_attempt,
+        )
 
     # ── the index follows the ledger ───────────────────────────────────────────────────────────────────────────────
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from afterword.embedders.checks import Checked
 from afterword.errors import EmbedderUnavailable
-from afterword.llms.client import LazyClient
+from afterword.llms.client import CONNECT, LazyClient
 from afterword.llms.openai import FAILURES
 from afterword.llms.outages import Service, explained, too_slow
 
@@ -40,6 +40,7 @@ class OpenAIEmbedder:
         batch: int = 64,
         timeout: float = 30.0,
         query_timeout: float = 5.0,
+        connect_timeout: float = CONNECT,
         setting: str = "AFTERWORD_EMBED",
     ) -> None:
         self.max_tokens = max_tokens
@@ -47,7 +48,7 @@ class OpenAIEmbedder:
         self._batch = batch
         self._timeout, self._query_timeout = timeout, query_timeout
         self._service = Service(EmbedderUnavailable, base_url, model, setting, api_key.strip())
-        self._client = LazyClient(self._service)
+        self._client = LazyClient(self._service, connect_timeout)
         self._checked = Checked(f"{model} at {base_url}", f"set {setting}_MODEL to an embedding model that is sound")
 
     @property

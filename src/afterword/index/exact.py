@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 import numpy as np
 import structlog
 
-from afterword.errors import Closed
+from afterword.errors import Closed, IndexUnavailable
 from afterword.index.legs import cosines_of_refs, cosines_of_rows, leading, rows_of_legs, search
 from afterword.index.shard import Shard, Snapshot
 
@@ -111,6 +111,7 @@ class ExactIndex:
         numbers = shard.postings.numbers(query.tokens)
         if query.vector is None or query.model != shard.model:
             return await self._run(snapshot, search, snapshot, query, numbers, None)
+        _check_dimensions(snapshot, query.vector)
         return await self._run(snapshot, _search_both, snapshot, query, numbers, query.vector)
 
     # ── for an index that keeps vectors elsewhere ─────────────────────────────────────────────────────────────────
@@ -211,6 +212,15 @@ async def _take_in(shard: Shard, entries: Sequence[Entry]) -> None:
         if budget < 0:
             budget = SLICE_TOKENS
             await asyncio.sleep(0)
+
+
+def _check_dimensions(snapshot: Snapshot, vector: Floats) -> None:
+    kept = snapshot.matrix.shape[1]
+    if len(snapshot.matrix) and len(vector) != kept:
+        raise IndexUnavailable(
+            f"the query's vector has {len(vector)} dimensions, the kept ones have {kept}",
+            fix="set AFTERWORD_EMBED_MODEL to the model that was used before",
+        )
 
 
 def _search_both(snapshot: Snapshot, query: Query, numbers: Sequence[int], vector: Floats) -> list[Candidate]:

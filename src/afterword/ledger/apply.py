@@ -42,6 +42,7 @@ class _Applying:
     room: jobs.Room | None = None
     decision: p.Plan = field(default_factory=p.Plan)
     refs: list[Ref] = field(default_factory=list)
+    dims: dict[str, int] = field(default_factory=dict)  # of each model's vectors that are kept
 
     @property
     def job_id(self) -> int | None:
@@ -114,6 +115,7 @@ def _strengthen(doing: _Applying, change: p.Strengthen, _place: int) -> None:
 
 
 def _store_vectors(doing: _Applying, change: p.StoreVectors, _place: int) -> None:
+    revising.check_dimensions(doing.held, change, doing.dims)
     revising.store_vectors(doing.held, change)
 
 

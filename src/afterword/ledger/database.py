@@ -43,7 +43,7 @@ class Database(Protocol):
     async def write(self, function: Callable[[Tx], T], rank: int, *, erases: bool = False) -> T: ...
 
 
-def database_at(url: str, clock: Clock, poll_seconds: float) -> Database:
+def database_at(url: str, clock: Clock, poll_seconds: float, lock_seconds: float) -> Database:
     """The database that `url` names, not opened yet. Raises `SettingsError`."""
     try:
         parsed = sa.make_url(url)
@@ -54,12 +54,12 @@ def database_at(url: str, clock: Clock, poll_seconds: float) -> Database:
         ) from None
     backend = parsed.get_backend_name()
     if backend == "sqlite" and parsed.database not in (None, "", ":memory:"):
-        return SqliteDatabase(parsed, clock, poll_seconds)
+        return SqliteDatabase(parsed, clock, poll_seconds, lock_seconds)
     if backend == "postgresql":
         try:  # imported when chosen: it brings the ORM along, over half a second of CPU
             postgres = import_module("afterword.ledger.postgres")
             chosen: Database = postgres.PostgresDatabase(
-                parsed.set(drivername="postgresql+asyncpg"), clock, poll_seconds
+                parsed.set(drivername="postgresql+asyncpg"), clock, poll_seconds, lock_seconds
             )
         except ModuleNotFoundError:
             raise SettingsError("PostgreSQL needs asyncpg: install afterword[postgres]") from None

@@ -35,7 +35,8 @@ class SqlLedger(SqlReads):
     """The truth, in one SQL database.
 
     `url` is `sqlite:////path/ledger.db` or `postgresql+asyncpg://…`. `poll_seconds`: how often a SQLite file
-    is looked at for another process's writes. Used on the event loop that opened it.
+    is looked at for another process's writes. `lock_seconds`: how long a write waits for another program's lock, and
+    a connection for a PostgreSQL server. Used on the event loop that opened it.
     """
 
     def __init__(
@@ -47,9 +48,10 @@ class SqlLedger(SqlReads):
         max_waiting_jobs: int = 100_000,
         max_waiting_per_scope: int = 10_000,
         poll_seconds: float = 0.25,
+        lock_seconds: float = 10.0,
     ) -> None:
         super().__init__()
-        self._db = database_at(url, clock, poll_seconds)
+        self._db = database_at(url, clock, poll_seconds, lock_seconds)
         self._clock = clock
         self._offload = offload
         self._room = jobs.Room(max_waiting_jobs, max_waiting_per_scope)
@@ -170,7 +172,8 @@ class SqlLedger(SqlReads):
     async def sweep(self, *, model: str | None, limit: int = 100) -> int:
         now = self._clock.now()
         found = await self._db.read(lambda conn: sweep.wanted(conn, now, model, limit))
-        made = 0
+        stuck = await self._db.read(lambda conn: sweep.put_off_by_the_clock(conn, now, limit))
+        made = await self._db.write(lambda tx: sweep.make_due(tx, stuck), Rank.BACKGROUND) if stuck else 0
         for one in found:
             made += await self._db.write(partial(sweep.put, asked=one, room=self._room), Rank.BACKGROUND)
         return made

@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 CHANNEL = "afterword_changed"
 TRIES = 5
+STATEMENT_SECONDS = 120.0  # no statement of ours takes as long: the server hangs, or the way to it is cut
 TRY_AGAIN = {"40001", "40P01"}  # could not serialise, deadlock: the loser begins again
 REJOIN_SECONDS = 2.0
 
@@ -36,11 +37,17 @@ log = logging.getLogger("afterword.ledger")
 class PostgresDatabase:
     """Migrates the database, and runs reads and writes. Ranks mean nothing here: writers don't queue."""
 
-    def __init__(self, url: sa.URL, clock: Clock, poll_seconds: float) -> None:
+    def __init__(self, url: sa.URL, clock: Clock, poll_seconds: float, lock_seconds: float) -> None:
         self.bell = Bell()
         self._clock = clock
         self._where = f"the database {url.render_as_string(hide_password=True)}"
-        self._engine = create_async_engine(url, pool_size=10, max_overflow=10, pool_pre_ping=True)
+        self._engine = create_async_engine(
+            url,
+            pool_size=10,
+            max_overflow=10,
+            pool_pre_ping=True,
+            connect_args={"timeout": lock_seconds, "command_timeout": max(STATEMENT_SECONDS, lock_seconds)},
+        )
         self._snapshots = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._me = uuid.uuid4().hex
         self._writes: set[asyncio.Task[Any]] = set()

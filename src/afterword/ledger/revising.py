@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from afterword.errors import NotFound, VersionConflict
+from afterword.errors import EmbedderUnavailable, NotFound, VersionConflict
 from afterword.ledger import dialect, erase, rows, schema
 from afterword.records import Ref, checked_text
 from afterword.tokens import TOKENIZER_VERSION
@@ -142,6 +142,20 @@ def strengthen(held: Held, change: Strengthen) -> None:
     """Of what is gone: nothing."""
     at = _memory.c.scope_id == held.id, _memory.c.id == change.record
     held.conn.execute(sa.update(_memory).where(*at).values(strength=change.strength, used_at=change.at))
+
+
+def check_dimensions(held: Held, change: StoreVectors, known: dict[str, int]) -> None:
+    """Raise `EmbedderUnavailable` where a model's vectors have another length than those that are kept of it: beside
+    one another they could not be searched. `known` is filled, so that a plan looks once."""
+    came = change.vectors.shape[1]
+    if change.model not in known:
+        own = _vector.c.scope_id == held.id, _vector.c.model == change.model
+        known[change.model] = held.conn.execute(sa.select(_vector.c.dim).where(*own).limit(1)).scalar() or came
+    if came != known[change.model]:
+        raise EmbedderUnavailable(
+            f"the embedding model {change.model} gave vectors of {came} dimensions where it had {known[change.model]}",
+            fix="set AFTERWORD_EMBED_MODEL to the model that was used before, or to one of another name",
+        )
 
 
 def store_vectors(held: Held, change: StoreVectors) -> None:

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 READERS = 4
-BUSY_SECONDS = 10.0
 BATCH_SECONDS = 0.02  # so that a reply never waits long behind what was begun before it
 SCRUB_TRIES = 20
 SCRUB_PAUSE = 0.01  # seconds; readers are short
@@ -44,11 +43,10 @@ _WRITER = (
     "journal_mode=WAL",
     "synchronous=FULL",
     "secure_delete=ON",
-    f"busy_timeout={int(BUSY_SECONDS * 1000)}",
     "wal_autocheckpoint=1000",
     "cache_size=-16000",
 )
-_READER = ("query_only=ON", f"busy_timeout={int(BUSY_SECONDS * 1000)}", "cache_size=-8000", "mmap_size=268435456")
+_READER = ("query_only=ON", "cache_size=-8000", "mmap_size=268435456")
 
 
 @dataclass(order=True, slots=True)
@@ -68,10 +66,11 @@ class _Item(Generic[T]):
 class SqliteDatabase:
     """Opens the file, migrates it, and runs reads and writes."""
 
-    def __init__(self, url: sa.URL, clock: Clock, poll_seconds: float) -> None:
+    def __init__(self, url: sa.URL, clock: Clock, poll_seconds: float, lock_seconds: float) -> None:
         self.bell = Bell()
         self._clock = clock
         self._poll_seconds = poll_seconds
+        self._busy = f"busy_timeout={int(lock_seconds * 1000)}"
         self._path = Path(url.database or "")
         self._where = f"the ledger {self._path}"
         self._engine = sa.create_engine(
@@ -116,7 +115,7 @@ class SqliteDatabase:
     def _connect(self, pragmas: tuple[str, ...]) -> sa.Connection:
         conn = self._engine.connect()
         try:
-            for pragma in pragmas:
+            for pragma in (self._busy, *pragmas):
                 conn.exec_driver_sql(f"PRAGMA {pragma}")
         except BaseException:
             conn.close()
@@ -217,8 +216,19 @@ class SqliteDatabase:
             pass
         except (sa.exc.DBAPIError, sqlite3.Error) as error:
             self._rollback()
-            return self._each_alone(done, error) if len(done) > 1 else _failed(done or [item], self._explain(error))
+            if not done:  # nothing can be begun: what waits behind it must not wait as long again, one by one
+                done = [item, *self._all_waiting()]
+                return _failed(done, self._explain(error))
+            return self._each_alone(done) if len(done) > 1 else _failed(done, self._explain(error))
         return self._commit(done)
+
+    def _all_waiting(self) -> list[_Item[Any]]:
+        waiting: list[_Item[Any]] = []
+        with contextlib.suppress(queue.Empty):
+            while (item := self._waiting.get_nowait()).function is not None:
+                waiting.append(item)
+            self._waiting.put(item)  # the end, which comes last
+        return waiting
 
     def _begin(self) -> sqlite3.Connection:
         assert self._writing is not None
@@ -260,13 +270,17 @@ class SqliteDatabase:
             with contextlib.suppress(sqlite3.Error):
                 driver.execute("ROLLBACK")
 
-    def _each_alone(self, items: list[_Item[Any]], error: BaseException) -> list[_Item[Any]]:
+    def _each_alone(self, items: list[_Item[Any]]) -> list[_Item[Any]]:
         """A database error in a batch: each of it is tried again in a transaction of its own."""
         settled: list[_Item[Any]] = []
-        for item in items:
+        for place, item in enumerate(items):
             item.result, item.error, item.touched = None, None, frozenset()
             try:
-                self._one(self._begin(), item)
+                driver = self._begin()
+            except (sa.exc.DBAPIError, sqlite3.Error) as error:
+                return settled + _failed(items[place:], self._explain(error))
+            try:
+                self._one(driver, item)
                 settled += self._commit([item])
             except (sa.exc.DBAPIError, sqlite3.Error) as error:
                 self._rollback()

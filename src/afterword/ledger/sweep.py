@@ -10,15 +10,17 @@ import sqlalchemy as sa
 from afterword.errors import QueueFull
 from afterword.lanes import embed_job, reconsolidate_job, remember_job
 from afterword.ledger import jobs, schema, shadow
-from afterword.ledger.schema import NO
+from afterword.ledger.schema import NO, QUEUED
 from afterword.records import NewJob, Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from datetime import datetime
 
     from afterword.ledger.tx import Held, Tx
 
+AHEAD = timedelta(minutes=1)  # a job that was made later than this from now: the clock was put back since
+LONGEST = timedelta(hours=1, minutes=1)  # that any job is put off, but for one that was put for later
 RECEIPT_SECONDS = 60.0  # a receipt that is not worked through by then has lost its job
 
 _scope = schema.scope
@@ -49,6 +51,25 @@ def put(tx: Tx, asked: Wanted, room: jobs.Room) -> bool:
     except QueueFull:
         return False
     return True
+
+
+def put_off_by_the_clock(conn: sa.Connection, now: datetime, limit: int) -> list[int]:
+    """Waiting jobs whose time is not to be waited for, because the clock was put back after they were given it."""
+    made_later = _job.c.created_at > now + AHEAD
+    too_far = sa.and_(_job.c.run_at > now + LONGEST, _job.c.delay < LONGEST.total_seconds())
+    query = sa.select(_job.c.id).where(_job.c.state == QUEUED, sa.or_(made_later, too_far)).limit(limit)
+    return list(conn.execute(query).scalars())
+
+
+def make_due(tx: Tx, ids: Sequence[int]) -> int:
+    """Let these jobs run now, those that still wait."""
+    found = sa.select(_job.c.id, _job.c.scope_id, _job.c.lane).where(_job.c.id.in_(ids), _job.c.state == QUEUED)
+    waiting = tx.conn.execute(found).all()
+    for row in waiting:
+        due = {"run_at": tx.now, "created_at": tx.now, "latest": None}
+        tx.conn.execute(sa.update(_job).where(_job.c.id == row.id).values(**due))
+        jobs.settle(tx.conn, row.scope_id, row.lane)
+    return len(waiting)
 
 
 def _stands(held: Held, job: NewJob) -> bool:

@@ -11,15 +11,16 @@ import openai
 if TYPE_CHECKING:
     from afterword.llms.outages import Service
 
-CONNECT = 10.0  # seconds
+CONNECT = 10.0  # seconds to a connection
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class LazyClient:
     """An `AsyncOpenAI` without retries (the worker retries) and without read deadlines (the adapters have theirs)."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, connect_timeout: float = CONNECT) -> None:
         self._service = service
+        self._connect_timeout = connect_timeout
         self._client: openai.AsyncOpenAI | None = None
         self._making = asyncio.Lock()
 
@@ -57,7 +58,7 @@ class LazyClient:
     def _make(self) -> openai.AsyncOpenAI:
         # a proxy set for the outside must not take calls to this machine
         local = urlsplit(self._service.base_url).hostname in _LOOPBACK
-        timeout = openai.Timeout(None, connect=CONNECT)
+        timeout = openai.Timeout(None, connect=self._connect_timeout)
         return openai.AsyncOpenAI(
             base_url=self._service.base_url,
             api_key=self._service.api_key or "none",

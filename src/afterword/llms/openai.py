@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import openai
 
 from afterword.errors import AfterwordError, LLMUnavailable, Outage
-from afterword.llms.client import LazyClient
+from afterword.llms.client import CONNECT, LazyClient
 from afterword.llms.dialect import Dialect
 from afterword.llms.ollama import find_ollama
 from afterword.llms.outages import Service, explained, is_about_input, too_slow
@@ -35,7 +35,7 @@ class OpenAILLM:
     """An `LLM` behind an OpenAI-compatible address (up to and with `/v1`).
 
     Deadlines in seconds: to the first sign of life of a reply, between two of them, of a whole reply, of a background
-    answer. `setting` is the prefix of the settings that its errors name. It never retries: the worker does.
+    answer, to a connection. `setting` is the prefix of the settings that its errors name. It never retries: the worker does.
     """
 
     quotes = False
@@ -50,11 +50,12 @@ class OpenAILLM:
         gap_timeout: float = 60.0,
         total_timeout: float = 600.0,
         complete_timeout: float = 120.0,
+        connect_timeout: float = CONNECT,
         setting: str = "AFTERWORD_LLM",
     ) -> None:
         self.model = model
         self._service = Service(LLMUnavailable, base_url, model, setting, api_key.strip())
-        self._client = LazyClient(self._service)
+        self._client = LazyClient(self._service, connect_timeout)
         self._first, self._gap, self._total = first_token_timeout, gap_timeout, total_timeout
         self._complete_timeout = complete_timeout
         self._dialect = Dialect()
