@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -67,6 +67,7 @@ class Worker:
         chores: Sequence[Callable[[], Awaitable[None]]] = (),
         concurrency: int = 8,
         lease: float = LEASE,
+        around: Callable[[Job], AbstractContextManager[None]] | None = None,
     ) -> None:
         self.name = uuid4().hex[:12]
         self.breakers = Breakers(needs or {})
@@ -77,6 +78,7 @@ class Worker:
         self._chores = tuple(chores)
         self._concurrency = concurrency
         self._lease = lease
+        self._around = around or (lambda _: nullcontext())
         self._running: dict[int, _Running] = {}
         self._renewed = desk.clock.now()
         self._wake = asyncio.Event()
@@ -111,6 +113,11 @@ class Worker:
         if running is not None:
             running.lost = True
             running.task.cancel()
+
+    @property
+    def outages(self) -> list[AfterwordError]:
+        """What the worker waits for now."""
+        return self.breakers.outages
 
     @property
     def trouble(self) -> tuple[str, ...]:
@@ -162,7 +169,7 @@ class Worker:
             looked_at = self._desk.clock.now()
             claimed = await self._claim()
             for job in claimed:
-                self._running[job.id] = _Running(job, asyncio.create_task(self._work(job), name=f"job:{job.id}"))
+                self._running[job.id] = _Running(job, asyncio.create_task(self._watched(job), name=f"job:{job.id}"))
             if not claimed:
                 await self._rest(looked_at)
 
@@ -243,6 +250,10 @@ class Worker:
         await asyncio.gather(*left, return_exceptions=True)
 
     # ── one job ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _watched(self, job: Job) -> None:
+        with self._around(job):
+            await self._work(job)
 
     async def _work(self, job: Job) -> None:
         bound = log.bind(job=job.id, kind=job.kind, attempt=job.attempt)
