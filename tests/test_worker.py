@@ -6,19 +6,19 @@ import json
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
 
 from afterword.errors import BadAnswer, EmbedderUnavailable, LLMUnavailable, NotRemembered, StillPending
 from afterword.memory import AsyncMemory
-from afterword.ports import JobFilter, Message
+from afterword.ports import JobFilter, Ledger, Message
 from afterword.records import Filters, Job, NewTurn, Scope
 from afterword.retries import ATTEMPTS, Breaker, verdict
 from afterword.settings import Settings
 from afterword.testing import FrozenClock, HashingEmbedder, ScriptedLLM
-from afterword.wiring import open_memory
+from afterword.wiring import Around, open_memory
 from tests.conftest import OpenMemory
 from tests.waiting import eventually, idle
 
@@ -75,6 +75,39 @@ async def test_a_dead_llm_is_not_asked_by_every_job_and_all_is_done_when_it_is_b
     assert {found.state for found in jobs} == {"done"}
     assert len(await memory.get_all("ann")) == 12
     assert (await memory.status()).trouble == ()
+
+
+class EndsAtOnce:
+    """A ledger that has Ann's work ended whenever more is claimed: before a job just claimed took its first step."""
+
+    def __init__(self, ledger: Ledger, memories: list[AsyncMemory]) -> None:
+        self._ledger = ledger
+        self._memories = memories
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+    async def claim(self, *arguments: Any) -> list[Job]:
+        for memory in self._memories:
+            memory.worker.abandon(memory.scope("ann"))
+        return await self._ledger.claim(*arguments)
+
+
+async def test_a_job_that_is_ended_before_its_first_step_leaves_its_place_to_others(settings: Settings) -> None:
+    opened: list[AsyncMemory] = []
+    llm = ScriptedLLM()
+    gate = llm.hold_complete()
+    around = Around(ledger=lambda ledger: cast("Ledger", EndsAtOnce(ledger, opened)))
+    two_places = settings.model_copy(update={"worker_concurrency": 2})
+    async with open_memory(two_places, llm=llm, around=around) as memory:
+        opened.append(memory)
+        await memory.submit("I keep bees.", "ann", "c")
+        with anyio.fail_after(20):
+            await eventually(memory, "ann", lambda: memory.jobs("ann", JobFilter(states=("running",))))
+            await memory.submit("I was in Oslo.", "bob", "c")
+            await memory.submit("I was in Rome.", "cid", "c")
+            await gate.reached(2)
+        gate.release()
 
 
 async def test_an_outage_is_shown_with_its_fix_while_it_lasts(opened: OpenMemory) -> None:

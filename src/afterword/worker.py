@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -43,6 +43,7 @@ LEASE = 30.0
 POLL = 5.0
 ENDING = 10.0  # seconds for the loop's parts to end once they are cancelled
 SETTLING = (0.2, 5.0)  # seconds between two tries to write what became of a job
+HAND_BACK = Verdict(0.0, count_attempt=False)
 GATHER = 0.01  # seconds in which several wakings become one look
 
 
@@ -67,7 +68,6 @@ class Worker:
         chores: Sequence[Callable[[], Awaitable[None]]] = (),
         concurrency: int = 8,
         lease: float = LEASE,
-        around: Callable[[Job], AbstractContextManager[None]] | None = None,
     ) -> None:
         self.name = uuid4().hex[:12]
         self.breakers = Breakers(needs or {})
@@ -78,7 +78,6 @@ class Worker:
         self._chores = tuple(chores)
         self._concurrency = concurrency
         self._lease = lease
-        self._around = around or (lambda _: nullcontext())
         self._running: dict[int, _Running] = {}
         self._renewed = desk.clock.now()
         self._wake = asyncio.Event()
@@ -113,11 +112,6 @@ class Worker:
         if running is not None:
             running.lost = True
             running.task.cancel()
-
-    @property
-    def outages(self) -> list[AfterwordError]:
-        """What the worker waits for now."""
-        return self.breakers.outages
 
     @property
     def trouble(self) -> tuple[str, ...]:
@@ -169,9 +163,20 @@ class Worker:
             looked_at = self._desk.clock.now()
             claimed = await self._claim()
             for job in claimed:
-                self._running[job.id] = _Running(job, asyncio.create_task(self._watched(job), name=f"job:{job.id}"))
+                self._begin(job)
             if not claimed:
                 await self._rest(looked_at)
+
+    def _begin(self, job: Job) -> None:
+        """Its place is given up by a callback: a task that is cancelled before its first step runs no `finally`."""
+        running = _Running(job, asyncio.create_task(self._work(job), name=f"job:{job.id}"))
+        self._running[job.id] = running
+        running.task.add_done_callback(lambda _: self._ended(running))
+
+    def _ended(self, running: _Running) -> None:
+        if self._running.get(running.job.id) is running:
+            del self._running[running.job.id]
+        self._wake.set()
 
     async def _claim(self) -> list[Job]:
         await self._renew_after_a_jump()
@@ -236,7 +241,8 @@ class Worker:
             held = [running.job for running in self._running.values()]
             ours = await self._ledger.renew(self.name, held, self._lease)
             for job in held:
-                if job.id not in ours:
+                running = self._running.get(job.id)  # it may have ended, and been claimed again, meanwhile
+                if job.id not in ours and running is not None and running.job is job:
                     self.cancelled(job.id)
         self._renewed = self._desk.clock.now()
 
@@ -251,10 +257,6 @@ class Worker:
 
     # ── one job ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _watched(self, job: Job) -> None:
-        with self._around(job):
-            await self._work(job)
-
     async def _work(self, job: Job) -> None:
         bound = log.bind(job=job.id, kind=job.kind, attempt=job.attempt)
         began = self._desk.clock.monotonic()
@@ -267,14 +269,11 @@ class Worker:
         except asyncio.CancelledError:
             running = self._running.get(job.id)
             if running is None or not running.lost:
-                await self._settle(job, Verdict(0.0, count_attempt=False))
+                await self._settle(job, HAND_BACK)
         except (LeaseLost, EpochChanged) as error:
             bound.info("job.left", reason=type(error).__name__)
         except Exception as error:  # the edge of the worker: one job must never end it  # noqa: BLE001
             await self._failed(job, error)
-        finally:
-            self._running.pop(job.id, None)
-            self._wake.set()
 
     async def _decide_and_apply(self, job: Job, desk: Desk) -> None:
         if job.attempt > ATTEMPTS:
