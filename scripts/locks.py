@@ -23,7 +23,7 @@ PYPROJECT = "pyproject.toml"
 PARTS = {
     "start": [PYPROJECT, "--extra", "page", "--extra", "milvus", "--extra", "postgres", "--group", "build"],
     "local": [PYPROJECT, "--extra", "local"],
-    "test": [PYPROJECT, "--extra", "traces", "--group", "test"],
+    "test": [PYPROJECT, "--group", "test"],
     "check": ["--group", "check"],
     "lock": ["--group", "lock"],
 }

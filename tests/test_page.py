@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from afterword.interfaces import page as page_package
 from afterword.interfaces.page.asked import Asked
-from afterword.interfaces.page.handlers import PACE, Page, paced
+from afterword.interfaces.page.handlers import PACE, UPDATES, Pacer, Page
 from afterword.interfaces.page.markup import dated_tag, esc, markdown, when
 from afterword.interfaces.page.render_chat import Shown, WhySummary, chats_html, transcript_html, why_html
 from afterword.interfaces.page.render_memory import details_html, memories_html, tabs_html
@@ -344,7 +344,7 @@ async def test_the_first_piece_goes_out_at_once_and_a_flood_is_coalesced() -> No
             got_one.set()
 
     with anyio.fail_after(5):
-        listener = asyncio.create_task(listen(paced(reply)))
+        listener = asyncio.create_task(listen(Pacer().paced(reply)))
         reply.add("Once ")
         await got_one.wait()
         assert seen == ["Once "]
@@ -357,15 +357,29 @@ async def test_the_first_piece_goes_out_at_once_and_a_flood_is_coalesced() -> No
     assert PACE <= 0.05
 
 
+async def test_many_replies_at_once_are_updated_less_often_and_again_often_when_they_are_few() -> None:
+    pacer = Pacer()
+    assert pacer.pace == PACE
+    replies = [Reply(TURN) for _ in range(UPDATES)]
+    for reply in replies:
+        reply.add("one ")
+    streams = [pacer.paced(reply) for reply in replies]
+    assert [await anext(stream) for stream in streams] == ["one "] * UPDATES  # first pieces wait for nothing
+    assert pacer.pace == 1.0
+    for stream in streams:
+        await stream.aclose()  # type: ignore[attr-defined]
+    assert pacer.pace == PACE
+
+
 async def test_a_listener_that_leaves_does_not_end_the_reply() -> None:
     reply = Reply(TURN)
     reply.add("one ")
-    updates = paced(reply)
+    updates = Pacer().paced(reply)
     assert await anext(updates) == "one "
     await updates.aclose()  # type: ignore[attr-defined]
     reply.add("two")
     reply.end(None)
-    assert [text async for text in paced(reply)][-1] == "one two"
+    assert [text async for text in Pacer().paced(reply)][-1] == "one two"
 
 
 async def test_the_mounted_page_keeps_every_request_at_home_and_serialises_nobody(settings: Settings) -> None:

@@ -12,10 +12,9 @@ from zoneinfo import ZoneInfo
 from afterword.errors import LedgerError, SettingsError
 from afterword.lanes import NEEDS
 from afterword.logs import quiet_unless_configured
-from afterword.observing import Watch, WatchedRecall, watched_ledger
 from afterword.ports import Desk, Policy
+from afterword.records import Status
 from afterword.settings import Settings, load_settings
-from afterword.status import status_of
 
 if TYPE_CHECKING:
     from afterword.handed_memory import HandedMemory, HandedRecall
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from afterword.worker import Worker
 
 T = TypeVar("T")
+BACKLOG_LOOK = 1000
 
 
 def _as_it_is(part: T) -> T:
@@ -92,21 +92,19 @@ async def _wire(settings: Settings, parts: Parts, run_worker: bool, stack: Async
     clock = parts.clock or SystemClock()
     offload = Pools()
     stack.callback(offload.close)
-    watch = Watch()
-    reads = parts.around.ledger(_ledger(settings, clock, offload))
-    await reads.open()
-    stack.push_async_callback(reads.aclose)
-    ledger = watched_ledger(reads, watch)
-    llm, decider, embedder = watch.models(*await _models(settings, parts, stack))
-    index = parts.around.index(_index(settings, reads, offload, clock))
+    ledger = parts.around.ledger(_ledger(settings, clock, offload))
+    await ledger.open()
+    stack.push_async_callback(ledger.aclose)
+    llm, decider, embedder = await _models(settings, parts, stack)
+    index = parts.around.index(_index(settings, ledger, offload, clock))
     stack.push_async_callback(index.aclose)
     await index.open()
-    desk = Desk(reads, decider, embedder, offload, clock, _policy(settings))
-    worker = _worker(settings, ledger, index, desk, parts.memory, watch)
+    desk = Desk(ledger, decider, embedder, offload, clock, _policy(settings))
+    worker = _worker(settings, ledger, index, desk, parts.memory)
     if run_worker:
         await stack.enter_async_context(worker.running(settings.drain_deadline))
     intake = _intake(settings, ledger, clock, embeds=embedder is not None)
-    recall = WatchedRecall(_recall(settings, reads, index, desk, parts.memory), watch)
+    recall = _recall(settings, ledger, index, desk, parts.memory)
     chats = Chats(ledger, intake, recall, llm, clock, desk.policy, _chat_limits(settings))
     stack.push_async_callback(chats.close)
     return AsyncMemory(
@@ -118,8 +116,7 @@ async def _wire(settings: Settings, parts: Parts, run_worker: bool, stack: Async
         chats=chats,
         worker=worker,
         clock=clock,
-        status=status_of(ledger, index, llm, embedder, worker),
-        watch=watch,
+        status=_status(ledger, index, llm, embedder, worker),
     )
 
 
@@ -350,9 +347,7 @@ def _chat_limits(settings: Settings) -> Any:
     )
 
 
-def _worker(
-    settings: Settings, ledger: Ledger, index: Index, desk: Desk, memory: HandedMemory | None, watch: Watch
-) -> Worker:
+def _worker(settings: Settings, ledger: Ledger, index: Index, desk: Desk, memory: HandedMemory | None) -> Worker:
     from afterword import backfill, consolidate, forget, project, reconsolidate, remember
     from afterword.schedule import Schedule
     from afterword.worker import Worker
@@ -377,9 +372,26 @@ def _worker(
         chores=(schedule.sweep, schedule.tidy, schedule.consolidate),
         concurrency=settings.worker_concurrency,
         lease=settings.lease,
-        around=watch.job,
     )
 
 
 def _zone(settings: Settings) -> ZoneInfo | None:
     return ZoneInfo(settings.timezone) if settings.timezone else None
+
+
+def _status(ledger: Ledger, index: Index, llm: LLM, embedder: Embedder | None, worker: Worker) -> Callable[[], Any]:
+    async def status() -> Status:
+        counts = await ledger.job_counts(None)
+        left = await ledger.rule_decisions(None, BACKLOG_LOOK)
+        return Status(
+            llm=None if llm.quotes else llm.model,
+            embedder=embedder.model if embedder else None,
+            index=index.name,
+            waiting=counts.get("queued", 0),
+            running=counts.get("running", 0),
+            dead=counts.get("dead", 0),
+            backlog_turns=sum((d.last or 0) - (d.first or 0) + 1 for _, d in left),
+            trouble=worker.trouble,
+        )
+
+    return status

@@ -18,10 +18,12 @@ from afterword.wiring import open_memory
 def serve(flags: Flags, *, page: bool) -> None:
     if not find_spec("uvicorn") or not find_spec("fastapi"):
         raise SettingsError("the server is not installed: pip install 'afterword[page]'")
-    from afterword.interfaces.server import serve as run  # noqa: PLC0415 (an extra)
+    from afterword.interfaces.server import loop_factory  # noqa: PLC0415 (an extra)
+    from afterword.interfaces.server import serve as run  # noqa: PLC0415
 
     settings = settings_of(flags, quiet=False)
-    asyncio.run(run(settings, page=page, announce=lambda address: say(f"Afterword is ready at {address}")))
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(run(settings, page=page, announce=lambda address: say(f"Afterword is ready at {address}")))
 
 
 def work(flags: Flags) -> None:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-PACE = 0.05  # seconds between two updates of a streaming reply
+PACE = 0.05  # seconds between two updates of a streaming reply, at least
+UPDATES = 60  # a second, of all streaming replies together: each costs Gradio about a millisecond
 Answer = dict[str, Any]
 Act = Callable[["AsyncMemory", Asked], Awaitable[Answer]]
 
@@ -38,6 +39,7 @@ class Page:
         self._memory = memory
         self._settings = settings
         self._looker = Looker(settings.half_life_days)
+        self._pacer = Pacer()
         self._acts: dict[str, Act] = {
             "look": self._looker.look,
             "why": self._why,
@@ -68,7 +70,7 @@ class Page:
                 reply = await memory.ask_again(asked.user, asked.id)
         except AfterwordError as error:
             raise gr.Error(esc(error), print_exception=False) from error
-        async for text in paced(reply):
+        async for text in self._pacer.paced(reply):
             yield text
 
     async def follow(self, raw: Any) -> AsyncIterator[str]:
@@ -80,7 +82,7 @@ class Page:
         except InvalidInput as error:
             raise gr.Error(esc(error), print_exception=False) from error
         if reply is not None:
-            async for text in paced(reply):
+            async for text in self._pacer.paced(reply):
                 yield text
 
     def _open(self, asked: Asked) -> AsyncMemory:
@@ -164,14 +166,32 @@ class Page:
         return {}
 
 
-async def paced(reply: Reply) -> AsyncIterator[str]:
-    """The reply's text as it grows: its first piece at once, then at most one update each `PACE` seconds."""
-    made = shown = 0
-    async for piece in reply:
-        made += len(piece)
-        if made <= shown:
-            continue  # went out with an earlier piece
-        text = reply.text
-        shown = len(text)
-        yield text
-        await asyncio.sleep(PACE)
+class Pacer:
+    """Shows replies as they grow. The more of them stream, the rarer their updates: what the page spends on showing
+    has a limit, so that it can't hold up the first pieces of others."""
+
+    def __init__(self) -> None:
+        self._streaming = 0
+
+    @property
+    def pace(self) -> float:
+        """Seconds between two updates of one reply, as things are now."""
+        return max(PACE, self._streaming / UPDATES)
+
+    async def paced(self, reply: Reply) -> AsyncIterator[str]:
+        """The reply's text as it grows: its first piece at once, then at most one update each `pace` seconds."""
+        made = shown = 0
+        pieces = aiter(reply)
+        piece = await anext(pieces, None)
+        self._streaming += 1
+        try:
+            while piece is not None:
+                made += len(piece)
+                if made > shown:  # else it went out with an earlier piece
+                    text = reply.text
+                    shown = len(text)
+                    yield text
+                    await asyncio.sleep(self.pace)
+                piece = await anext(pieces, None)
+        finally:
+            self._streaming -= 1

@@ -50,9 +50,17 @@ def build(memory: Callable[[], AsyncMemory | None], settings: Settings) -> gr.Bl
         ) as app:
             live = gr.Markdown(elem_id="aw-live", latex_delimiters=[], line_breaks=True, sanitize_html=True)
         _wire(page, app, asked, live)
+        _settle_config(app)
     demo.max_threads = MOST_EVENTS
     demo.queue(default_concurrency_limit=None)
     return demo
+
+
+def _settle_config(app: gr.HTML) -> None:
+    """What the browser is told of our block never changes, and is costly to ask for: Gradio does for each new tab, and
+    looks through our whole script for every attribute that a component might have."""
+    config = app.get_config()
+    app.get_config = lambda: dict(config)  # type: ignore[method-assign]
 
 
 def _script(settings: Settings) -> str:

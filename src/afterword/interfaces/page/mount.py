@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,6 +39,10 @@ def mount_page(app: FastAPI, memory: Callable[[], AsyncMemory | None], settings:
     # After every event Gradio sums up all events so far with pandas, for a dashboard that is not shown here.
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**9))
     os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1")
+    if find_spec("matplotlib") is None:
+        # Gradio tries to import it around every update, and a module that is not there is looked for on the disk each
+        # time: this says once that there is none.
+        sys.modules.setdefault("matplotlib", None)  # type: ignore[arg-type]
     import gradio as gr
 
     from afterword.interfaces.page.layout import HEAD, STYLE, THEME, build
