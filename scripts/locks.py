@@ -23,7 +23,7 @@ PYPROJECT = "pyproject.toml"
 PARTS = {
     "start": [PYPROJECT, "--extra", "page", "--extra", "milvus", "--extra", "postgres", "--group", "build"],
     "local": [PYPROJECT, "--extra", "local"],
-    "test": [PYPROJECT, "--group", "test"],
+    "test": [PYPROJECT, "--extra", "traces", "--group", "test"],
     "check": ["--group", "check"],
     "lock": ["--group", "lock"],
 }

@@ -90,11 +90,12 @@ async def test_with_a_token_every_route_but_health_asks_for_it(locked: httpx.Asy
     app = cast(Any, create_app(MemoryHolder(), Settings()))
     paths = {route.path for route in app.routes if hasattr(route, "path")} | set(app.openapi()["paths"])
     assert "/api/chat" in paths
-    for path in sorted(paths - {"/healthz"}):
+    for path in sorted(paths - {"/healthz", "/readyz"}):
         for method in ("GET", "POST"):
             answer = await locked.request(method, path, json={} if method == "POST" else None)
             assert answer.status_code == 401, (method, path)
     assert (await locked.get("/healthz")).status_code == 503
+    assert (await locked.get("/readyz")).json() == {"status": "starting", "reasons": []}
     wrong = await locked.get("/api/status", headers={"Authorization": "Bearer wrong"})
     assert wrong.status_code == 401
     right = await locked.get("/api/status", headers={"Authorization": "Bearer opensesame"})

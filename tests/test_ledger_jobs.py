@@ -13,7 +13,7 @@ import pytest
 from afterword.errors import InvalidInput, LeaseLost, NotFound, QueueFull
 from afterword.lanes import embed_job, reconsolidate_job, remember_job
 from afterword.plan import Plan
-from afterword.ports import JobFilter
+from afterword.ports import JobFilter, Queue
 from afterword.records import Job, NewJob, NewTurn, Scope
 from afterword.testing.clock import START
 from tests.ledger_house import ANN, BACKENDS, BEN, LEASE, House, a_house
@@ -342,3 +342,22 @@ async def test_scopes_are_listed_in_pages(house: House) -> None:
     first = await house.ledger.scopes(None, 2)
     assert [scope.user for scope in first] == ["a", "b"]
     assert [scope.user for scope in await house.ledger.scopes(first[-1], 2)] == ["c"]
+
+
+# ── the queue in figures ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_the_queue_in_figures_counts_every_user_and_knows_since_when(house: House) -> None:
+    assert await house.ledger.queue() == Queue({}, None, None, 0)
+    await house.say("one", "two", delay=5.0)
+    await house.clock.advance(3.0)
+    await house.say("three", scope=BEN)
+    queue = await house.ledger.queue()
+    assert queue.jobs == {("remember", "queued"): 2}
+    assert (queue.oldest, queue.due, queue.turns) == (START, START + timedelta(seconds=3), 3)
+    claimed = await house.claim_one()
+    assert claimed.scope == BEN
+    await house.ledger.bury(claimed, "it never could be read")
+    queue = await house.ledger.queue()
+    assert queue.jobs == {("remember", "queued"): 1, ("remember", "dead"): 1}
+    assert (queue.count("dead"), queue.turns) == (1, 2)

@@ -257,3 +257,17 @@ async def test_a_claim_looks_only_at_lanes_that_are_free_and_at_heads_of_streams
     assert any("lane USING INDEX lane_ready" in line for line in plan), plan
     assert any("job USING INDEX job_ready" in line for line in plan), plan
     assert not any(line.startswith("SCAN") for line in plan), plan
+
+
+async def test_a_probe_reaches_the_disk_and_leaves_nothing(house: House, tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    log = path.with_name(path.name + "-wal")
+    with sqlite3.connect(path) as other:
+        assert other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+    other.close()
+    assert log.stat().st_size == 0
+    await house.ledger.probe()
+    assert log.stat().st_size > 0
+    assert await house.ledger._db.read(lambda conn: conn.execute(sa.text("SELECT * FROM afterword_version")).all()) == [
+        (migrate.HEAD,)
+    ]

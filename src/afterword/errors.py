@@ -30,11 +30,29 @@ if TYPE_CHECKING:
 
 
 class AfterwordError(Exception):
-    """The root of the tree."""
+    """The root of the tree. `str()` is for the person whose call it was; `public` for logs, operators and other users.
+
+    `said` is what somebody else's program answered: a server may repeat the prompt in it, so it is no part of `public`.
+    """
+
+    said: str = ""
+
+    @property
+    def public(self) -> str:
+        """The error's text without what anybody said or sent."""
+        text = str(self)
+        if self.said:
+            text = text.replace(self.said, "…")
+        return text
 
 
 class InvalidInput(AfterwordError, ValueError):
     """A value that was handed in can't be used. The message names the field and how to mend it."""
+
+    @property
+    def public(self) -> str:
+        """Only what kind of error it is: the message may quote the value."""
+        return "a value that was handed in can't be used"
 
 
 class NotFound(AfterwordError, KeyError):
@@ -76,6 +94,10 @@ class BadAnswer(AfterwordError):
     """An LLM's answer is not the decision that was asked for, after repair and one more asking; or the model can't
     take the input at all (too long)."""
 
+    def __init__(self, message: str, *, said: str = "") -> None:
+        super().__init__(message)
+        self.said = said
+
 
 class Closed(AfterwordError, RuntimeError):
     """The object was closed, or is used from a thread or process where it can't work."""
@@ -87,6 +109,10 @@ class SettingsError(AfterwordError, ValueError):
 
 class LedgerError(AfterwordError):
     """The ledger can't be opened, read or written (no space, read-only, locked)."""
+
+    def __init__(self, message: str, *, said: str = "") -> None:
+        super().__init__(message)
+        self.said = said
 
 
 class LedgerInUse(LedgerError):
@@ -104,10 +130,11 @@ class LedgerDamaged(LedgerError):
 class Outage(AfterwordError):
     """Something outside is away (refused, timed out, 401, 429, 5xx). `retry_after` is in seconds, if it was named."""
 
-    def __init__(self, message: str, *, fix: str = "", retry_after: float | None = None) -> None:
+    def __init__(self, message: str, *, fix: str = "", retry_after: float | None = None, said: str = "") -> None:
         super().__init__(message)
         self.fix = fix
         self.retry_after = retry_after
+        self.said = said
 
 
 class LLMUnavailable(Outage):

@@ -5,7 +5,7 @@ Re-exported by `ports`, where everybody imports it from.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,6 +16,7 @@ from afterword.records import (
     Chat,
     Filters,
     Job,
+    JobState,
     Json,
     Kind,
     MemoryRecord,
@@ -83,6 +84,20 @@ class JobFilter:
     chat_id: str | None = None
     limit: int = 100
     before: int | None = None  # ids below this one, for paging
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """All users' unfinished and dead jobs, for operators: how many of each kind and state, and since when."""
+
+    jobs: Mapping[tuple[str, JobState], int]  # (kind, state), states queued, running and dead
+    oldest: datetime | None  # when the longest waiting job was put
+    due: datetime | None  # when the job that is due the longest fell due (in the future: nothing is due)
+    turns: int  # turns that are not decided yet
+
+    def count(self, state: JobState) -> int:
+        """Jobs of all kinds in this state."""
+        return sum(number for (_, of), number in self.jobs.items() if of == state)
 
 
 class Watch(Protocol):
@@ -293,6 +308,14 @@ class Ledger(Reads, Protocol):
         """Make again what jobs are lacking and there is room for: lagging chats, records without vectors of `model`,
         receipts not worked through; and make due what waits only because the clock was put back. How many jobs that
         were. Several processes may sweep at once."""
+        ...
+
+    async def queue(self) -> Queue:
+        """The whole queue in figures."""
+        ...
+
+    async def probe(self) -> None:
+        """Write something of no meaning and make it durable. Raises `LedgerError` where nothing can be written."""
         ...
 
     async def prune(self, before: datetime) -> int:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from afterword.chat import Chats, OpenTurn
     from afterword.intake import Intake
+    from afterword.observing import Watch
     from afterword.ports import Clock, Index, Ledger
     from afterword.recall import Recaller
     from afterword.reply import Reply
@@ -65,10 +66,12 @@ class AsyncMemory:
         worker: Worker,
         clock: Clock,
         status: Callable[[], Awaitable[Status]],
+        watch: Watch,
     ) -> None:
         self.ledger = ledger
         self.index = index
         self.worker = worker
+        self.watch = watch
         self._tenant = tenant
         self._recall = recall
         self._chats = chats

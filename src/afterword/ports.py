@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, TypeVarTuple
 
-from afterword.ledger_port import Decision, Entry, IndexChange, JobFilter, Ledger, Reads, Watch
+from afterword.ledger_port import Decision, Entry, IndexChange, JobFilter, Ledger, Queue, Reads, Watch
 from afterword.plan import Plan
 from afterword.records import Filters, Hit, Job, Json, Ref, Scope
 
@@ -39,6 +39,7 @@ __all__ = [
     "Policy",
     "Prompt",
     "Query",
+    "Queue",
     "Reads",
     "Step",
     "Watch",

@@ -136,9 +136,14 @@ class Breakers:
         return self._by_name[name]
 
     @property
+    def outages(self) -> list[AfterwordError]:
+        """What is away now."""
+        return [breaker.trouble for breaker in self._by_name.values() if breaker.trouble is not None]
+
+    @property
     def trouble(self) -> tuple[str, ...]:
-        """What is away now, each with its fix."""
-        return tuple(told(b.trouble) for b in self._by_name.values() if b.trouble is not None)
+        """What is away now, each with its fix, for all users: without what a server said about one user's words."""
+        return tuple(told(error) for error in self.outages)
 
     def room(self, now: float, free: int, running: Collection[str]) -> int:
         """How many jobs of whatever kind may be claimed."""
@@ -196,13 +201,14 @@ class Breakers:
         return NoUse(
             f"nothing that the LLM answers can be used ({said})",
             fix="set AFTERWORD_LLM_MODEL (or AFTERWORD_DECIDER_MODEL) to another model; it is asked again by itself",
+            said=getattr(error, "said", ""),
         )
 
 
 def told(error: AfterwordError) -> str:
-    """The cause and the fix in one line."""
+    """The cause and the fix in one line, for everybody."""
     fix = getattr(error, "fix", "")
-    return f"{error}: {fix}" if fix else str(error)
+    return f"{error.public}: {fix}" if fix else error.public
 
 
 def described() -> str:

@@ -66,7 +66,7 @@ class Pool:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
         except Exception as error:  # the edge to somebody's own code: whatever it raises
-            raise self._outage(f"the {self._name} that was handed in failed: {error}") from error
+            raise self._outage(f"the {self._name} that was handed in failed: {error}", said=str(error)) from error
 
     def close(self) -> None:
         self._executor.shutdown(wait=False, cancel_futures=True)

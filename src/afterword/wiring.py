@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 from afterword.errors import LedgerError, SettingsError
 from afterword.lanes import NEEDS
 from afterword.logs import quiet_unless_configured
+from afterword.observing import Watch, WatchedRecall, watched_ledger
 from afterword.ports import Desk, Policy
 from afterword.records import Status
 from afterword.settings import Settings, load_settings
@@ -92,19 +93,21 @@ async def _wire(settings: Settings, parts: Parts, run_worker: bool, stack: Async
     clock = parts.clock or SystemClock()
     offload = Pools()
     stack.callback(offload.close)
-    ledger = parts.around.ledger(_ledger(settings, clock, offload))
-    await ledger.open()
-    stack.push_async_callback(ledger.aclose)
-    llm, decider, embedder = await _models(settings, parts, stack)
-    index = parts.around.index(_index(settings, ledger, offload, clock))
+    watch = Watch()
+    reads = parts.around.ledger(_ledger(settings, clock, offload))
+    await reads.open()
+    stack.push_async_callback(reads.aclose)
+    ledger = watched_ledger(reads, watch)
+    llm, decider, embedder = watch.models(*await _models(settings, parts, stack))
+    index = parts.around.index(_index(settings, reads, offload, clock))
     stack.push_async_callback(index.aclose)
     await index.open()
-    desk = Desk(ledger, decider, embedder, offload, clock, _policy(settings))
-    worker = _worker(settings, ledger, index, desk, parts.memory)
+    desk = Desk(reads, decider, embedder, offload, clock, _policy(settings))
+    worker = _worker(settings, ledger, index, desk, parts.memory, watch)
     if run_worker:
         await stack.enter_async_context(worker.running(settings.drain_deadline))
     intake = _intake(settings, ledger, clock, embeds=embedder is not None)
-    recall = _recall(settings, ledger, index, desk, parts.memory)
+    recall = WatchedRecall(_recall(settings, reads, index, desk, parts.memory), watch)
     chats = Chats(ledger, intake, recall, llm, clock, desk.policy, _chat_limits(settings))
     stack.push_async_callback(chats.close)
     return AsyncMemory(
@@ -117,6 +120,7 @@ async def _wire(settings: Settings, parts: Parts, run_worker: bool, stack: Async
         worker=worker,
         clock=clock,
         status=_status(ledger, index, llm, embedder, worker),
+        watch=watch,
     )
 
 
@@ -347,7 +351,9 @@ def _chat_limits(settings: Settings) -> Any:
     )
 
 
-def _worker(settings: Settings, ledger: Ledger, index: Index, desk: Desk, memory: HandedMemory | None) -> Worker:
+def _worker(
+    settings: Settings, ledger: Ledger, index: Index, desk: Desk, memory: HandedMemory | None, watch: Watch
+) -> Worker:
     from afterword import backfill, consolidate, forget, project, reconsolidate, remember
     from afterword.schedule import Schedule
     from afterword.worker import Worker
@@ -372,6 +378,7 @@ def _worker(settings: Settings, ledger: Ledger, index: Index, desk: Desk, memory
         chores=(schedule.sweep, schedule.tidy, schedule.consolidate),
         concurrency=settings.worker_concurrency,
         lease=settings.lease,
+        around=watch.job,
     )
 
 
@@ -381,15 +388,15 @@ def _zone(settings: Settings) -> ZoneInfo | None:
 
 def _status(ledger: Ledger, index: Index, llm: LLM, embedder: Embedder | None, worker: Worker) -> Callable[[], Any]:
     async def status() -> Status:
-        counts = await ledger.job_counts(None)
+        queue = await ledger.queue()
         left = await ledger.rule_decisions(None, BACKLOG_LOOK)
         return Status(
             llm=None if llm.quotes else llm.model,
             embedder=embedder.model if embedder else None,
             index=index.name,
-            waiting=counts.get("queued", 0),
-            running=counts.get("running", 0),
-            dead=counts.get("dead", 0),
+            waiting=queue.count("queued"),
+            running=queue.count("running"),
+            dead=queue.count("dead"),
             backlog_turns=sum((d.last or 0) - (d.first or 0) + 1 for _, d in left),
             trouble=worker.trouble,
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -68,6 +68,7 @@ class Worker:
         chores: Sequence[Callable[[], Awaitable[None]]] = (),
         concurrency: int = 8,
         lease: float = LEASE,
+        around: Callable[[Job], AbstractContextManager[None]] | None = None,
     ) -> None:
         self.name = uuid4().hex[:12]
         self.breakers = Breakers(needs or {})
@@ -78,6 +79,7 @@ class Worker:
         self._chores = tuple(chores)
         self._concurrency = concurrency
         self._lease = lease
+        self._around = around or (lambda _: nullcontext())
         self._running: dict[int, _Running] = {}
         self._renewed = desk.clock.now()
         self._wake = asyncio.Event()
@@ -112,6 +114,11 @@ class Worker:
         if running is not None:
             running.lost = True
             running.task.cancel()
+
+    @property
+    def outages(self) -> list[AfterwordError]:
+        """What the worker waits for now."""
+        return self.breakers.outages
 
     @property
     def trouble(self) -> tuple[str, ...]:
@@ -169,7 +176,7 @@ class Worker:
 
     def _begin(self, job: Job) -> None:
         """Its place is given up by a callback: a task that is cancelled before its first step runs no `finally`."""
-        running = _Running(job, asyncio.create_task(self._work(job), name=f"job:{job.id}"))
+        running = _Running(job, asyncio.create_task(self._watched(job), name=f"job:{job.id}"))
         self._running[job.id] = running
         running.task.add_done_callback(lambda _: self._ended(running))
 
@@ -256,6 +263,10 @@ class Worker:
         await asyncio.gather(*left, return_exceptions=True)
 
     # ── one job ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _watched(self, job: Job) -> None:
+        with self._around(job):
+            await self._work(job)
 
     async def _work(self, job: Job) -> None:
         bound = log.bind(job=job.id, kind=job.kind, attempt=job.attempt)

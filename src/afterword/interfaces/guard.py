@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 COOKIE = "afterword_session"
 BODY_LIMIT = 1_000_000
 IMPORT_LIMIT = 10_000_000
-OPEN_PATHS = frozenset({"/healthz"})
+OPEN_PATHS = frozenset({"/healthz", "/readyz"})  # what they tell without the token is no more than up or down
 
 
 class Refusal(NamedTuple):
@@ -78,6 +78,8 @@ class Guard:
                 await self._start_session(scope, send)
                 return
             refusal = self._token_refusal(headers)
+        elif self._token:
+            scope["afterword.known"] = self._token_refusal(headers) is None
         if refusal is not None:
             await _refuse(scope, receive, send, refusal)
             return

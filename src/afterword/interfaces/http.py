@@ -32,7 +32,9 @@ from afterword.interfaces.forms import (
     receipt_json,
 )
 from afterword.interfaces.guard import Guard, check_exposure
+from afterword.interfaces.health import LoopLag, Readiness, health, ready
 from afterword.interfaces.holder import MemoryHolder, NotReady
+from afterword.interfaces.metrics import metrics
 from afterword.interfaces.sse import news_stream, reply_stream
 from afterword.memory import AsyncMemory
 from afterword.ports import JobFilter
@@ -86,7 +88,11 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _bad_request)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unknown_error)
-    app.add_api_route("/healthz", _health, methods=["GET"])
+    app.state.loop_lag = lag = LoopLag()
+    app.state.readiness = Readiness(settings, lag)
+    app.add_api_route("/healthz", health, methods=["GET"])
+    app.add_api_route("/readyz", ready, methods=["GET"])
+    app.add_api_route("/metrics", metrics, methods=["GET"], include_in_schema=False)
     app.add_api_route("/events", _events, methods=["GET"])
     app.include_router(router)
     return app
@@ -123,11 +129,6 @@ async def _unknown_error(request: Request, error: Exception) -> JSONResponse:
 
 
 # ── state ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-async def _health(request: Request) -> JSONResponse:
-    state = request.app.state.holder.state
-    return JSONResponse({"status": state}, 200 if state == "ok" else 503)
 
 
 async def _events(request: Request, user_id: Wanted) -> Response:

@@ -123,9 +123,11 @@ async def _keep_house(
     async with app.router.lifespan_context(app), (opening or open_memory)(settings) as memory:
         settle_heap()
         holder.set(memory)
+        measuring = asyncio.create_task(app.state.loop_lag.run(memory.watch.meter), name="server:loop-lag")
         door.open(app)
         ready()
         await holder.closing.wait()
+        measuring.cancel()
 
 
 def _build(settings: Settings, holder: MemoryHolder, page: bool) -> FastAPI:

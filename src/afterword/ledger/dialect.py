@@ -56,9 +56,10 @@ def explain(error: BaseException, where: str) -> LedgerError:
     if any(sign in low for sign in _DAMAGED):
         return LedgerDamaged(
             f"{where} is damaged or is no ledger ({cause}): stop Afterword and put a backup in its place, "
-            "or move the file away to start anew"
+            "or move the file away to start anew",
+            said=cause,
         )
     for sign, text in _SQLITE_FIXES:
         if sign in low:
-            return LedgerError(f"{text.format(where=where)} ({cause})")
-    return LedgerError(f"{where} can't be read or written: {cause}")
+            return LedgerError(f"{text.format(where=where)} ({cause})", said=cause)
+    return LedgerError(f"{where} can't be read or written: {cause}", said=cause)

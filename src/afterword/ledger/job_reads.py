@@ -8,7 +8,9 @@ import sqlalchemy as sa
 
 from afterword.errors import NotFound
 from afterword.ledger import rows, schema
-from afterword.ledger.schema import RULES
+from afterword.ledger.migrate import VERSION_TABLE
+from afterword.ledger.schema import LAGGING, QUEUED, RULES, RUNNING
+from afterword.ports import Queue
 from afterword.records import Scope
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 _job = schema.job
 _scope = schema.scope
 _decision = schema.decision
+_chat = schema.chat
 _jobs = sa.select(*rows.job_columns).join_from(_job, _scope, _scope.c.id == _job.c.scope_id)
 
 
@@ -49,6 +52,26 @@ def job_counts(conn: sa.Connection, scope_id: int | None) -> dict[str, int]:
     if scope_id is not None:
         query = query.where(_job.c.scope_id == scope_id)
     return {row.state: row.number for row in conn.execute(query)}
+
+
+def queue(conn: sa.Connection) -> Queue:
+    """Costs as much as there are unfinished jobs and users, however many finished jobs are kept."""
+    number = sa.func.count().label("number")
+    live = sa.select(_job.c.kind, _job.c.state, number).group_by(_job.c.kind, _job.c.state)
+    dead = live.select_from(_scope.join(_job, sa.and_(_job.c.scope_id == _scope.c.id, _job.c.state == "dead")))
+    looks = [live.where(_job.c.state == QUEUED), live.where(_job.c.state == RUNNING), dead]
+    counted = {(row.kind, row.state): row.number for look in looks for row in conn.execute(look)}
+    since = conn.execute(
+        sa.select(sa.func.min(_job.c.created_at), sa.func.min(_job.c.run_at)).where(_job.c.state == QUEUED)
+    ).one()
+    waiting = sa.select(sa.func.sum(_chat.c.next - _chat.c.decided)).where(LAGGING)
+    return Queue(counted, since[0], since[1], int(conn.execute(waiting).scalar() or 0))
+
+
+def probe(conn: sa.Connection) -> None:
+    """A row comes and goes: nobody sees it, but a page is written. (An update to the same value writes none.)"""
+    conn.execute(sa.text(f"INSERT INTO {VERSION_TABLE} VALUES ('probe')"))
+    conn.execute(sa.text(f"DELETE FROM {VERSION_TABLE} WHERE version_num = 'probe'"))
 
 
 def rule_decisions(conn: sa.Connection, scope_id: int | None, limit: int) -> list[tuple[Scope, Decision]]:

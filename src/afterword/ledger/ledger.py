@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from afterword.plan import Plan
-    from afterword.ports import Clock, Offload
+    from afterword.ports import Clock, Offload, Queue
     from afterword.records import Job, Json, NewJob, NewReply, NewTurn, Receipt, Ref, Run, Scope, Turn
 
 AT_ONCE = 200  # turns written in one transaction, so that a long import lets replies in between
@@ -177,6 +177,12 @@ class SqlLedger(SqlReads):
         for one in found:
             made += await self._db.write(partial(sweep.put, asked=one, room=self._room), Rank.BACKGROUND)
         return made
+
+    async def queue(self) -> Queue:
+        return await self._db.read(job_reads.queue)
+
+    async def probe(self) -> None:
+        await self._db.write(lambda tx: job_reads.probe(tx.conn), Rank.PERSON)
 
     async def prune(self, before: datetime) -> int:
         gone = 0

@@ -83,6 +83,7 @@ chat = sa.Table(
 )
 sa.Index("chat_newest", chat.c.scope_id, chat.c.last_at)
 _partial("chat_lagging", chat.c.scope_id, where="last_user >= decided")
+LAGGING = chat.c.last_user >= chat.c.decided  # chats with turns of a person that are not decided yet
 
 turn = sa.Table(
     "turn",

@@ -15,6 +15,7 @@ from afterword.llms.dialect import Dialect
 from afterword.llms.ollama import find_ollama
 from afterword.llms.outages import Service, explained, is_about_input, too_slow
 from afterword.llms.thinking import ThinkFilter, without_thoughts
+from afterword.meter import note_usage
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
@@ -96,6 +97,8 @@ class OpenAILLM:
         if not getattr(answer, "choices", None):
             raise explained(ValueError(), self._service)
         choice = answer.choices[0]
+        usage = getattr(answer, "usage", None)
+        note_usage(getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None))
         text = without_thoughts(choice.message.content or "")
         if not text and choice.finish_reason == "length":
             raise self._service.bad(f"{self.model} used up {max_tokens} tokens before it began its answer")
@@ -183,6 +186,8 @@ class OpenAILLM:
 
 def _read(chunk: Any) -> tuple[str, bool, bool]:
     """Of a piece of a stream: its text, whether it is a sign of life, whether it is the last with a choice."""
+    if usage := chunk.get("usage"):
+        note_usage(usage.get("prompt_tokens"), usage.get("completion_tokens"))
     choices = chunk.get("choices")
     if not choices:
         return "", False, False  # usage, filters' verdicts

@@ -29,11 +29,13 @@ class Service:
     setting: str
     api_key: str = field(default="", repr=False)
 
-    def down(self, cause: str, fix: str, retry_after: float | None = None) -> Outage:
-        return self.outage(self._clean(cause), fix=self._clean(fix), retry_after=retry_after)
+    def down(self, cause: str, fix: str, retry_after: float | None = None, *, said: str = "") -> Outage:
+        """`said` is what of the cause are the server's own words."""
+        clean = self._clean
+        return self.outage(clean(cause), fix=clean(fix), retry_after=retry_after, said=clean(said))
 
-    def bad(self, cause: str) -> BadAnswer:
-        return BadAnswer(self._clean(cause))
+    def bad(self, cause: str, *, said: str = "") -> BadAnswer:
+        return BadAnswer(self._clean(cause), said=self._clean(said))
 
     def _clean(self, text: str) -> str:
         return text.replace(self.api_key, "…") if self.api_key else text
@@ -52,9 +54,11 @@ def explained(error: Exception, service: Service) -> AfterwordError:
         return _connection(error, service)
     if isinstance(error, openai.APIError) and not isinstance(error, openai.APIResponseValidationError):
         if is_about_input(error):
-            return service.bad(f"{service.model} refused the input: {_said(error)}")
+            return service.bad(f"{service.model} refused the input: {_said(error)}", said=_said(error))
         return service.down(
-            f"{service.base_url} failed in the middle of its answer: {_said(error)}", "look at the server's log"
+            f"{service.base_url} failed in the middle of its answer: {_said(error)}",
+            "look at the server's log",
+            said=_said(error),
         )
     return service.down(
         f"{service.base_url} answered with something that is not the OpenAI protocol",
@@ -134,11 +138,12 @@ def _status(error: openai.APIStatusError, service: Service) -> AfterwordError:
         )
     if status in (400, 413, 422):
         why = "is too long for it" if status == 413 or is_about_input(error) else "was refused"
-        return service.bad(f"{service.model}: the input {why} ({status}): {said}")
+        return service.bad(f"{service.model}: the input {why} ({status}): {said}", said=said)
     return service.down(
         f"{service.base_url} failed with {status}: {said}",
         "it is asked again by itself; if it lasts, look at the server's log",
         retry_after(error.response.headers),
+        said=said,
     )
 
 
