@@ -264,7 +264,7 @@ class Chats:
             except (EpochChanged, NotFound, InvalidInput):
                 return None  # reset, deleted, or answered elsewhere meanwhile: there is nothing left to answer
             except LedgerError as error:
-                log.warning("reply.not_stored", turn_id=reply.turn.id, attempt=attempt, error=str(error))
+                log.warning("reply.not_stored", turn_id=reply.turn.id, attempt=attempt, error=error)
                 reply.cut, reply.fix = "the reply could not be stored", str(error)
                 await asyncio.sleep(0.2 * attempt)
         return None

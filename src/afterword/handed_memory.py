@@ -56,12 +56,12 @@ class HandedRecall:
         try:
             async with asyncio.timeout(self._deadline):
                 found = await self._memory.search(query, scope.user)
-        except TimeoutError:
+        except TimeoutError as late:
             missed = f"searched nothing: the memory did not answer within {self._deadline:g} s"
+            log.warning("handed_memory.not_searched", error=late, deadline=self._deadline)
         except Outage as error:
             missed = f"searched nothing: {error}"
-        if missed:
-            log.warning("handed_memory.not_searched", reason=missed)
+            log.warning("handed_memory.not_searched", error=error)
         hits = tuple(self._hit(one, place) for place, one in enumerate(list(found)[:limit]))
         return Recalled(hits, missed, 1000 * (self._clock.monotonic() - began))
 

@@ -173,7 +173,8 @@ class AsyncMemory:
         """Answer a message with what is known. When this returns the message is durable and the reply is under way;
         iterate it for its pieces. It goes on, and is stored, whether or not anybody listens."""
         turn = _asked(message, chat_id, turn_id, utc_offset, metadata)
-        return await self._chats.start(self.scope(user_id), turn)
+        with self.watch.chat(turn.chat_id):
+            return await self._chats.start(self.scope(user_id), turn)
 
     async def ask_again(self, user_id: str, turn_id: str) -> Reply:
         """Answer a kept message that has no reply, or only a cut one. Raises `NotFound`, `InvalidInput`."""

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import structlog
+
 from afterword.errors import AfterwordError, LedgerError, Outage
 from afterword.meter import Meter, begin_usage
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from afterword.records import Filters, Job, Json, NewReply, NewTurn, Receipt, Scope, Turn
 
 T = TypeVar("T")
+log = structlog.get_logger(__name__)
 
 WRITES = ("accept", "answer", "edit", "reset", "delete_chat", "start_run", "put", "apply", "postpone", "bury", "probe")
 BYTES_A_TOKEN = 3  # the estimate of `texts.estimate_tokens`: a CJK character is three bytes and one token
@@ -56,12 +59,20 @@ class Watch:
         )
 
     @contextmanager
+    def chat(self, chat_id: str) -> Iterator[None]:
+        """Around what begins a reply: every line that is logged for it names its chat."""
+        with structlog.contextvars.bound_contextvars(chat=chat_id):
+            yield
+
+    @contextmanager
     def job(self, job: Job) -> Iterator[None]:
         """Around one job's work. `left`: it was taken away, or its user was reset meanwhile."""
         began = time.perf_counter()
         self.running[job.id] = "left"
+        names = {"job": job.id, "kind": job.kind, "chat": job.payload.get("chat_id")}
         try:
-            yield
+            with structlog.contextvars.bound_contextvars(**{name: each for name, each in names.items() if each}):
+                yield
         finally:
             self.meter.jobs.add(time.perf_counter() - began, job.kind, self.running.pop(job.id, "left"))
 
@@ -220,6 +231,9 @@ class WatchedLedger:
         known = ("stopped", "shutdown")
         outcome = "whole" if reply.cut is None else reply.cut if reply.cut in known else "failed"
         self._watch.meter.replies.add(outcome)
+        log.info(
+            "reply.kept", chat=reply.chat_id, turn=reply.reply_to, outcome=outcome, recall_ms=int(receipt.recall_ms)
+        )
         return stored
 
     async def apply(self, job: Job, plan: Any) -> list[Any]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -102,7 +100,7 @@ class Recall:
             log.warning("recall_timed_out", deadline=self._deadline)
         except Exception as error:  # noqa: BLE001  whatever breaks here costs the reply its memories, not its life
             missed = f"searched nothing: {_cause(error)}"
-            log.warning("recall_failed", error=type(error).__name__, at=_place(error))
+            log.warning("recall_failed", error=error)
         return Recalled(hits, missed, 1000 * (self._clock.monotonic() - started))
 
     async def _search(self, scope: Scope, text: str, limit: int, filters: Filters) -> tuple[tuple[Hit, ...], str]:
@@ -124,11 +122,12 @@ class Recall:
         try:
             async with asyncio.timeout(patience):
                 return await self._index.search(scope, wanted), missed
-        except TimeoutError:
+        except TimeoutError as late:
             missed = f"searched by words only: the index did not answer within {patience:g} s"
+            log.warning("recall_without_vectors", error=late, patience=patience)
         except IndexUnavailable as error:
             missed = f"searched by words only: {_cause(error)}"
-        log.warning("recall_without_vectors", reason=missed)
+            log.warning("recall_without_vectors", error=error)
         return await self._index.search(scope, replace(wanted, vector=None, model=None)), missed
 
     # ── the query's vector ────────────────────────────────────────────────────────────────────────────────────────
@@ -145,7 +144,7 @@ class Recall:
             log.warning("query_embedding_timed_out", patience=patience)
             return None, f"searched by words only: the embedder did not answer within {patience:g} s"
         except Exception as error:  # noqa: BLE001  an embedder may be anybody's; without it there are still words
-            log.warning("query_embedding_failed", error=type(error).__name__, at=_place(error))
+            log.warning("query_embedding_failed", error=error)
             return None, f"searched by words only: {_cause(error)}"
 
     # ── reading back and ranking ──────────────────────────────────────────────────────────────────────────────────
@@ -190,12 +189,6 @@ def shortened_tokens(words: tuple[str, ...]) -> tuple[str, ...]:
 
 def _cause(error: Exception) -> str:
     return str(error) or type(error).__name__
-
-
-def _place(error: Exception) -> str:
-    """Where it was raised. Not the whole traceback: a log that shows local variables would show what people said."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
 
 
 def _hit(one: Scored, record: Turn | MemoryRecord) -> Hit:

@@ -124,6 +124,7 @@ class Settings(BaseSettings):
     # logs
     log_level: Literal["debug", "info", "warning", "error"] = _help("'debug', 'info', 'warning' or 'error'", "info")
     log_json: bool = _help("true or false", False)
+    log_content: bool = _help("true lets messages and prompts into the logs, to look for a fault; else false", False)
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
 

@@ -155,7 +155,7 @@ class Worker:
                     failures = 0
                 failures += 1
                 known = isinstance(error, AfterwordError)
-                log.warning("worker.part_failed", part=part.__name__, error=str(error), exc_info=not known)
+                log.warning("worker.part_failed", part=part.__name__, error=error, exc_info=not known)
                 await self._desk.clock.sleep(backoff(failures, (0.1, 10.0)))
 
     async def _listen(self) -> None:
@@ -324,7 +324,7 @@ class Worker:
             job=job.id,
             kind=job.kind,
             attempt=job.attempt,
-            error=str(error) or type(error).__name__,
+            error=error,
             outage=not decided.count_attempt,
             dead=decided.delay is None,
             exc_info=None if known else error,
@@ -341,7 +341,7 @@ class Worker:
             except (LeaseLost, EpochChanged):
                 return
             except LedgerError as error:
-                log.warning("job.not_settled", job=job.id, error=str(error))
+                log.warning("job.not_settled", job=job.id, error=error)
                 if self._stopping:
                     return
             else:

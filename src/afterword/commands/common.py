@@ -27,7 +27,7 @@ def settings_of(flags: Flags | None, *, quiet: bool = True) -> Settings:
     """Read the settings and set up the logs, on standard error. `quiet`: warnings only, unless a level was set."""
     settings = load_settings(**(flags or {}))
     level = "warning" if quiet and settings.source("log_level") == "default" else settings.log_level
-    configure_logs(level, as_json=settings.log_json)
+    configure_logs(level, as_json=settings.log_json, content=settings.log_content)
     return settings
 
 

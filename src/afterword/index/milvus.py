@@ -114,7 +114,7 @@ class MilvusIndex:
         try:
             await self.store.open()
         except IndexUnavailable as error:
-            log.warning("milvus_away", cause=str(error), fix=error.fix)
+            log.warning("milvus_away", error=error, fix=error.fix)
 
     async def aclose(self) -> None:
         await self._lexical.aclose()

@@ -35,6 +35,7 @@ from afterword.interfaces.guard import Guard, check_exposure
 from afterword.interfaces.health import LoopLag, Readiness, health, ready
 from afterword.interfaces.holder import MemoryHolder, NotReady
 from afterword.interfaces.metrics import metrics
+from afterword.interfaces.request_ids import RequestIds
 from afterword.interfaces.sse import news_stream, reply_stream
 from afterword.memory import AsyncMemory
 from afterword.ports import JobFilter
@@ -84,6 +85,7 @@ def create_app(
     app = FastAPI(title="Afterword", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json", lifespan=lifespan)
     app.state.holder = memory if isinstance(memory, MemoryHolder) else MemoryHolder(memory)
     app.add_middleware(Guard, settings=settings)
+    app.add_middleware(RequestIds)
     app.add_exception_handler(errors.AfterwordError, _known_error)
     app.add_exception_handler(RequestValidationError, _bad_request)
     app.add_exception_handler(HTTPException, _http_error)
@@ -124,7 +126,8 @@ async def _http_error(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _unknown_error(request: Request, error: Exception) -> JSONResponse:
-    log.error("http.failed", path=request.url.path, error=repr(error))
+    route = request.scope.get("route")  # its template: a path holds ids
+    log.error("http.failed", route=getattr(route, "path", ""), exc_info=error)
     return _error(500, "UnexpectedError", "something unexpected went wrong; the server's log has the details")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import uuid
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -139,7 +138,7 @@ class PostgresDatabase:
                 async with self._engine.connect() as conn:
                     await self._hear(conn, listening)
             except (sa.exc.SQLAlchemyError, OSError, AfterwordError) as error:
-                log.warning("not hearing of other processes' changes: %s", error)
+                log.warning("ledger.not_hearing_other_processes", error=error)
             listening.set()
             await asyncio.sleep(REJOIN_SECONDS)
 

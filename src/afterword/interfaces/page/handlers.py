@@ -70,6 +70,9 @@ class Page:
                 reply = await memory.ask_again(asked.user, asked.id)
         except AfterwordError as error:
             raise gr.Error(esc(error), print_exception=False) from error
+        except Exception as error:  # the edge to the browser; Gradio would print what the exception says
+            log.exception("page.failed", do="ask")
+            raise gr.Error(esc(words(asked.lang)["broken"]), print_exception=False) from error
         async for text in self._pacer.paced(reply):
             yield text
 
