@@ -14,8 +14,8 @@ from afterword.lanes import NEEDS
 from afterword.logs import quiet_unless_configured
 from afterword.observing import Watch, WatchedRecall, watched_ledger
 from afterword.ports import Desk, Policy
-from afterword.records import Status
 from afterword.settings import Settings, load_settings
+from afterword.status import status_of
 
 if TYPE_CHECKING:
     from afterword.handed_memory import HandedMemory, HandedRecall
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from afterword.worker import Worker
 
 T = TypeVar("T")
-BACKLOG_LOOK = 1000
 
 
 def _as_it_is(part: T) -> T:
@@ -119,7 +118,7 @@ async def _wire(settings: Settings, parts: Parts, run_worker: bool, stack: Async
         chats=chats,
         worker=worker,
         clock=clock,
-        status=_status(ledger, index, llm, embedder, worker),
+        status=status_of(ledger, index, llm, embedder, worker),
         watch=watch,
     )
 
@@ -384,21 +383,3 @@ def _worker(
 
 def _zone(settings: Settings) -> ZoneInfo | None:
     return ZoneInfo(settings.timezone) if settings.timezone else None
-
-
-def _status(ledger: Ledger, index: Index, llm: LLM, embedder: Embedder | None, worker: Worker) -> Callable[[], Any]:
-    async def status() -> Status:
-        queue = await ledger.queue()
-        left = await ledger.rule_decisions(None, BACKLOG_LOOK)
-        return Status(
-            llm=None if llm.quotes else llm.model,
-            embedder=embedder.model if embedder else None,
-            index=index.name,
-            waiting=queue.count("queued"),
-            running=queue.count("running"),
-            dead=queue.count("dead"),
-            backlog_turns=sum((d.last or 0) - (d.first or 0) + 1 for _, d in left),
-            trouble=worker.trouble,
-        )
-
-    return status
