@@ -9,6 +9,7 @@ import uuid
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from afterword.errors import AfterwordError, Closed
@@ -30,7 +31,7 @@ STATEMENT_SECONDS = 120.0  # no statement of ours takes as long: the server hang
 TRY_AGAIN = {"40001", "40P01"}  # could not serialise, deadlock: the loser begins again
 REJOIN_SECONDS = 2.0
 
-log = logging.getLogger("afterword.ledger")
+log = structlog.get_logger(__name__)
 
 
 class PostgresDatabase:
