@@ -107,6 +107,28 @@ async def test_the_same_question_asked_three_times_brings_up_the_turn_that_holds
         shelf.say(reply, chat="now", role="assistant", reply_to=now.id, given=given)
 
 
+@pytest.mark.parametrize(
+    ("answer", "chatter", "question"),
+    [
+        (
+            "Kitten arrived today",
+            "When did she go there, and how did she get to the place",
+            "When did she get the kitten?",
+        ),
+        ("小猫今天到家", "你们什么时候去的那里，怎么去的那里", "你的小猫是什么时候来的？"),
+    ],
+)
+async def test_words_that_say_little_do_not_outweigh_the_one_that_matters(
+    shelf: Shelf, index: ExactIndex, answer: str, chatter: str, question: str
+) -> None:
+    search = Search(shelf, index)  # by words: the fake embedder takes all words alike
+    for number in range(20):
+        shelf.say(f"Paper {number} printed", chat=f"filler-{number}")
+    shelf.say(chatter, chat="chatter")
+    told = shelf.say(answer, chat="kitten")
+    assert (await search.ids(question))[0] == told.id
+
+
 async def test_a_hit_says_why_it_was_found(shelf: Shelf, search: Search) -> None:
     turn = shelf.say("My dog is called Rex", speaker="Ann", metadata={"mood": "good"})
     shelf.say("Unrelated talk")

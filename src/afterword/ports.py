@@ -158,6 +158,7 @@ class Query:
     model: str | None
     filters: Filters
     limit: int  # candidates wanted, a leg
+    light: frozenset[str] = frozenset()  # tokens that say little: function words
 
 
 @dataclass(frozen=True, slots=True)

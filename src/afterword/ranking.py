@@ -195,14 +195,15 @@ _FROM_USER = re.compile(
 
 
 @lru_cache(maxsize=4)
-def _stop_words(tokens: Tokens) -> frozenset[str]:
+def stop_words(tokens: Tokens) -> frozenset[str]:
+    """Tokens of words that nearly every text has."""
     return frozenset(tokens(_STOP)) | frozenset(_STOP.split())
 
 
 def content_words(text: str, tokens: Tokens) -> frozenset[str]:
     """The tokens that carry meaning; all of them where none does."""
     found = frozenset(tokens(text))
-    return found - _stop_words(tokens) or found
+    return found - stop_words(tokens) or found
 
 
 def asks(text: str) -> bool:

@@ -19,6 +19,7 @@ from afterword.ranking import (
     leaders,
     rank,
     read_question,
+    stop_words,
     without_repeaters,
     without_twins,
 )
@@ -38,7 +39,7 @@ READ = 60  # candidates that are read back, or three times the limit
 RECEIPTS = 30  # places among which replies are compared with what they were given
 EMBEDDER_SHARE = 0.6  # of the deadline
 INDEX_SHARE = 0.6  # of the deadline, for a search with a vector
-LEAST = 0.05  # seconds that reading back is left with
+_PERSONS = frozenset(["i", "me", "my", "mine", "we", "us", "our", "you", "your"])  # they tell who spoke of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ class Recall:
             return (), ""
         state = await self._reads.state(scope)
         vector, missed = await self._embedded(text, state.model)
-        wanted = Query(words, vector, state.model, filters, max(CANDIDATES, 2 * limit))
+        wanted = Query(words, vector, state.model, filters, max(CANDIDATES, 2 * limit), stop_words(tokens) - _PERSONS)
         found, missed = await self._found(scope, wanted, missed)
         ranked, fused_refs = await self._ranked(scope, text, found, limit, filters)
         return tuple(_hit(one, fused_refs[one.item.ref]) for one in ranked[:limit]), missed

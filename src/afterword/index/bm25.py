@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ K1 = 1.2
 B = 0.75
 PASSAGE = 128  # tokens
 TAIL = 20_000  # tokens that may lie unsorted before the postings are merged
+LIGHT = 0.2  # what a function word weighs: in short talk its idf alone would let "when did you" outweigh a name
 MAX_TERMS = 64  # of a query: its rarest; a pasted page has hundreds and would cost as many passes
 
 
@@ -67,6 +68,14 @@ class Postings:
         return both, np.concatenate([self.base.count[span], count.astype(np.float32)])
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A query's tokens as one shard numbers them, with their weights."""
+
+    weights: Mapping[int, float]
+    unknown: float  # weight of those that nobody ever used
+
+
 class PostingsBuilder:
     """Counts tokens, passage by passage. Not for two threads at once."""
 
@@ -99,10 +108,11 @@ class PostingsBuilder:
         self._ends.extend([before + min(size, PASSAGE * (part + 1)) for part in range(parts)])
         return parts
 
-    def numbers(self, tokens: Sequence[str]) -> list[int]:
-        """The known ones among the tokens, each once."""
-        known = (self._vocabulary.get(token) for token in dict.fromkeys(tokens))
-        return [number for number in known if number is not None]
+    def asked(self, tokens: Sequence[str], light: Collection[str] = ()) -> Asked:
+        """A query's tokens, each once; those in `light` weigh little."""
+        weights = {token: LIGHT if token in light else 1.0 for token in tokens}
+        known = {number: weights[token] for token in weights if (number := self._vocabulary.get(token)) is not None}
+        return Asked(known, sum(weights.values()) - sum(known.values()))
 
     def worth_merging(self) -> bool:
         return self.unsorted > max(TAIL, self._base.tokens // 4)
@@ -145,19 +155,20 @@ def saturated(count: Floats, lengths: Floats, mean_length: float) -> Floats:
 class Term:
     """A query token in the living passages."""
 
+    weight: float
     idf: float
     passage: Ints
     count: Floats
 
 
-def terms(postings: Postings, numbers: Sequence[int], living: npt.NDArray[np.bool_]) -> Iterator[Term]:
-    """The query's terms, rarest first, at most `MAX_TERMS`; `living` marks the passages that count."""
+def terms(postings: Postings, asked: Asked, living: npt.NDArray[np.bool_]) -> Iterator[Term]:
+    """The query's terms, weightiest first, at most `MAX_TERMS`; `living` marks the passages that count."""
     total = int(living.sum())
     found = []
-    for number in numbers:
+    for number, weight in asked.weights.items():
         passage, count = postings.of(number)
         keep = living[passage]
         if keep.any():
-            found.append(Term(idf(int(keep.sum()), total), passage[keep], count[keep]))
-    found.sort(key=lambda term: -term.idf)
+            found.append(Term(weight, idf(int(keep.sum()), total), passage[keep], count[keep]))
+    found.sort(key=lambda term: -term.weight * term.idf)
     yield from found[:MAX_TERMS]

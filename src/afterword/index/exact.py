@@ -18,7 +18,7 @@ from afterword.index.shard import Shard, Snapshot
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from afterword.index.bm25 import Floats
+    from afterword.index.bm25 import Asked, Floats
     from afterword.ports import Candidate, Entry, Offload, Query, Reads
     from afterword.records import Ref, Scope
 
@@ -47,7 +47,7 @@ class Lead:
     """
 
     snapshot: Snapshot
-    numbers: tuple[int, ...]
+    asked: Asked
     wanted: tuple[Ref, ...]
 
 
@@ -108,25 +108,25 @@ class ExactIndex:
     async def search(self, scope: Scope, query: Query) -> list[Candidate]:
         """All of what a snapshot knows, as `legs` describes it."""
         shard, snapshot = await self._caught_up(scope)
-        numbers = shard.postings.numbers(query.tokens)
+        asked = shard.postings.asked(query.tokens, query.light)
         if query.vector is None or query.model != shard.model:
-            return await self._run(snapshot, search, snapshot, query, numbers, None)
+            return await self._run(snapshot, search, snapshot, query, asked, None)
         _check_dimensions(snapshot, query.vector)
-        return await self._run(snapshot, _search_both, snapshot, query, numbers, query.vector)
+        return await self._run(snapshot, _search_both, snapshot, query, asked, query.vector)
 
     # ── for an index that keeps vectors elsewhere ─────────────────────────────────────────────────────────────────
 
     async def lead(self, scope: Scope, query: Query, found: Iterable[Ref] = ()) -> Lead:
         """Search by words; `found` are hits from elsewhere whose neighbours are wanted too."""
         shard, snapshot = await self._caught_up(scope)
-        numbers = tuple(shard.postings.numbers(query.tokens))
-        wanted = await self._run(snapshot, _wanted, snapshot, query, numbers, tuple(found))
-        return Lead(snapshot, numbers, wanted)
+        asked = shard.postings.asked(query.tokens, query.light)
+        wanted = await self._run(snapshot, _wanted, snapshot, query, asked, tuple(found))
+        return Lead(snapshot, asked, wanted)
 
     async def finish(self, lead: Lead, query: Query, cosines: Mapping[Ref, float]) -> list[Candidate]:
         """Candidates as `search` gives them, with the cosines that are known."""
         known = cosines_of_refs(lead.snapshot, cosines) if cosines else None
-        return await self._run(lead.snapshot, search, lead.snapshot, query, lead.numbers, known)
+        return await self._run(lead.snapshot, search, lead.snapshot, query, lead.asked, known)
 
     # ── shards ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -223,13 +223,13 @@ def _check_dimensions(snapshot: Snapshot, vector: Floats) -> None:
         )
 
 
-def _search_both(snapshot: Snapshot, query: Query, numbers: Sequence[int], vector: Floats) -> list[Candidate]:
-    return search(snapshot, query, numbers, cosines_of_rows(snapshot, vector))
+def _search_both(snapshot: Snapshot, query: Query, asked: Asked, vector: Floats) -> list[Candidate]:
+    return search(snapshot, query, asked, cosines_of_rows(snapshot, vector))
 
 
-def _wanted(snapshot: Snapshot, query: Query, numbers: Sequence[int], found: Sequence[Ref]) -> tuple[Ref, ...]:
+def _wanted(snapshot: Snapshot, query: Query, asked: Asked, found: Sequence[Ref]) -> tuple[Ref, ...]:
     """The records that lead by words or were found elsewhere, and the turns beside them."""
-    chosen = leading(rows_of_legs(snapshot, query, numbers, None), snapshot.allowed(query.filters), query.limit)
+    chosen = leading(rows_of_legs(snapshot, query, asked, None), snapshot.allowed(query.filters), query.limit)
     elsewhere = [row for ref in found if (row := snapshot.rows.get(ref.record, -1)) >= 0 and row < snapshot.size]
     rows = np.union1d(chosen, np.array(elsewhere, np.int64))
     anchors = snapshot.anchor[rows]

@@ -15,12 +15,12 @@ A memory stands where the turn stands that it rests on. A `dense` leg is left ou
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from afterword.index.bm25 import Floats, Ints, Term, idf, saturated, terms
+from afterword.index.bm25 import Asked, Floats, Ints, Term, idf, saturated, terms
 from afterword.index.shard import Mask, Snapshot
 from afterword.ports import Candidate, Query
 from afterword.records import Ref
@@ -38,19 +38,18 @@ class Lexical:
     ideals: tuple[float, float, float]
 
 
-def search(snapshot: Snapshot, query: Query, numbers: Sequence[int], cosines: Floats | None) -> list[Candidate]:
-    """Candidates with all their legs. `numbers` are the query's tokens as the shard numbers them; `cosines` are those
+def search(snapshot: Snapshot, query: Query, asked: Asked, cosines: Floats | None) -> list[Candidate]:
+    """Candidates with all their legs. `asked` are the query's tokens as the shard numbers them; `cosines` are those
     of every row (NaN: not known), None without a query vector."""
-    legs = rows_of_legs(snapshot, query, numbers, cosines)
+    legs = rows_of_legs(snapshot, query, asked, cosines)
     chosen = leading(legs, snapshot.allowed(query.filters), query.limit)
     return candidates(snapshot, legs, chosen)
 
 
-def rows_of_legs(snapshot: Snapshot, query: Query, numbers: Sequence[int], cosines: Floats | None) -> dict[str, Floats]:
+def rows_of_legs(snapshot: Snapshot, query: Query, asked: Asked, cosines: Floats | None) -> dict[str, Floats]:
     """Each leg for all rows."""
     counted = snapshot.without(query.filters.exclude)
-    unknown = len(dict.fromkeys(query.tokens)) - len(numbers)
-    lexical = lexical_legs(snapshot, numbers, counted, unknown)
+    lexical = lexical_legs(snapshot, asked, counted)
     ideal = {
         name: np.full(snapshot.size, value, np.float32) for name, value in zip(IDEALS, lexical.ideals, strict=True)
     }
@@ -92,12 +91,13 @@ def _best(scores: Floats, allowed: Mask, limit: int) -> Ints:
 # ── words ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def lexical_legs(snapshot: Snapshot, numbers: Sequence[int], counted: Mask, unknown: int = 0) -> Lexical:
-    """BM25 of each row, of its window and of its session; `unknown` is how many query tokens nobody ever used."""
+def lexical_legs(snapshot: Snapshot, asked: Asked, counted: Mask) -> Lexical:
+    """BM25 of each row, of its window and of its session."""
     passages = counted[snapshot.row_of_passage]
-    found = list(terms(snapshot.postings, numbers, passages))
+    found = list(terms(snapshot.postings, asked, passages))
     total = float(passages.sum())
-    ideal = sum(term.idf for term in found) + unknown * idf(0.0, total)
+    unknown = asked.unknown * idf(0.0, total)
+    ideal = sum(term.weight * term.idf for term in found) + unknown
     own = _of_rows(snapshot, found, passages)
     around = _Around(snapshot, found)
     window, ideal_window = around.windows()
@@ -106,7 +106,7 @@ def lexical_legs(snapshot: Snapshot, numbers: Sequence[int], counted: Mask, unkn
         bm25=own,
         window=_at_anchor(snapshot, window, own),
         session=_at_anchor(snapshot, session, own),
-        ideals=(ideal, ideal_window + unknown * idf(0.0, total), ideal_session),
+        ideals=(ideal, ideal_window + unknown, ideal_session),
     )
 
 
@@ -117,7 +117,7 @@ def _of_rows(snapshot: Snapshot, found: list[Term], passages: Mask) -> Floats:
         return scores
     mean = float(lengths[passages].mean()) if passages.any() else 1.0
     for term in found:
-        scores[term.passage] += term.idf * saturated(term.count, lengths[term.passage], mean)
+        scores[term.passage] += term.weight * term.idf * saturated(term.count, lengths[term.passage], mean)
     best: Floats = np.maximum.reduceat(scores, snapshot.first_passage)
     return best
 
@@ -128,6 +128,7 @@ class _Around:
     def __init__(self, snapshot: Snapshot, found: list[Term]) -> None:
         self._snapshot = snapshot
         self._talk = snapshot.talk
+        self._found = found
         self._sums = np.zeros(len(self._talk.rows) + 1, np.float32)
         if snapshot.size:
             self._sums[1:] = np.cumsum(snapshot.postings.lengths[snapshot.first_passage[self._talk.rows]])
@@ -149,10 +150,10 @@ class _Around:
             return scores, 0.0
         lengths = (self._sums[end] - self._sums[begin]).astype(np.float32)
         mean, ideal = float(lengths.mean()), 0.0
-        for sums in self._running:
+        for term, sums in zip(self._found, self._running, strict=True):
             count = sums[end] - sums[begin]
             holding = np.flatnonzero(count)
-            weight = idf(len(holding), len(begin))
+            weight = term.weight * idf(len(holding), len(begin))
             ideal += weight
             scores[holding] += weight * saturated(count[holding], lengths[holding], mean)
         return scores, ideal
