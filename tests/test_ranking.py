@@ -9,17 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from afterword.questions import asks, content_words, only_asks, read_question
 from afterword.ranking import (
     Item,
     Scored,
     Weights,
-    asks,
-    content_words,
     fuse,
     leaders,
-    only_asks,
     rank,
-    read_question,
     strength_at,
     without_repeaters,
     without_twins,
@@ -134,6 +131,11 @@ def test_a_question_that_tells_something_first_is_more_than_a_question() -> None
         ("What did the assistant suggest about Python?", "assistant"),
         ("你上次建议我吃什么？", "assistant"),
         ("你推荐了哪家餐厅？", "assistant"),
+        ("Can you list the places where I have worked?", "user"),
+        ("Could you please tell me when my lease ends?", "user"),
+        ("你能告诉我我的租约什么时候到期吗？", "user"),
+        ("你可以列出我去过的城市吗？", "user"),
+        ("能不能请你告诉我我住在哪？", "user"),
         ("我的狗叫什么？", "user"),
         ("What did I tell you about my dog?", "user"),
         ("Where did Ann go?", "Ann"),

@@ -5,15 +5,13 @@ Pure: no numpy, no I/O. Legs are those that `afterword.index.legs` describes. En
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import lru_cache
 
+from afterword.questions import Question, Tokens, asks, bare, content_words, names, names_a_time, only_asks
 from afterword.records import Kind, MemoryRecord, Ref, Role, Turn
 
-Tokens = Callable[[str], tuple[str, ...]]
 Parts = dict[str, float]
 
 DAY = 86_400.0
@@ -48,16 +46,6 @@ class Weights:
     companion: float = 0.1  # of the memory that rests on this turn, or the other way round
     asked_before: float = 0.15  # taken from a user's turns that only ask
     echo: float = 2.0  # taken from what says the query's very words: it may still be all that there is
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What a query asks for. `about` is who it is about: a role, a speaker's name, or "" where it can't be told."""
-
-    bare: str  # its letters and digits
-    words: frozenset[str]
-    asks_when: bool
-    about: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,93 +135,6 @@ def leaders(fused: Mapping[Ref, Parts], count: int) -> list[Ref]:
     return sorted(fused, key=lambda ref: (-sum(fused[ref].values()), ref))[:count]
 
 
-# ── what the question asks for ─────────────────────────────────────────────────────────────────────────────────────
-
-_STOP = (
-    "a an the and or but if of in on at to for from by with about as is are was were be been being am do does did doing"
-    " have has had having will would can could shall should may might must i me my mine we us our you your yours he him"
-    " his she her it its they them their this that these those there here what which who whom whose when where why how"
-    " not no so than then too very just also please tell remember again ever any some s t re ve ll d m"
-    " 的 了 吗 呢 吧 啊 是 在 有 和 与 就 都 也 还 我 我们 我的 你 你们 你的 他 她 它 他们 这 那 这个 那个 什么 怎么 怎样"
-    " 哪 哪里 哪个 哪些 谁 多少 几 为什么 请 请问 记得 告诉 过 着 把 被 给 吗 呀 嘛 么"
-)
-_ASKS = re.compile(
-    r"[?？]\s*[\"'”’)）]*\s*$|[吗呢]\s*[。.!！~～]*\s*$"
-    r"|^\W*(what|who|whom|whose|when|where|why|which|how|do|does|did|is|are|was|were|am|can|could|will|would|should"
-    r"|have|has|had)\b(?!.*[.!]\s*\w)"
-    r"|^\W*(请问|为什么|什么|怎么|谁|哪|几|多少|何时|是不是|有没有|能不能|可不可以|你还记得|还记得)",
-    re.IGNORECASE,
-)
-_TELLS = re.compile(r"[.!。！;；](?=\s*\w{2})(?!\w+\.)")
-_ASKS_WHEN = re.compile(
-    r"\bwhen\b|\bhow (long|old|recently|many (days|weeks|months|years))\b"
-    r"|\b(what|which)( \w+)? (date|day|time|year|month|week|weekend)\b"
-    r"|什么时候|何时|哪[一]?[天年月]|几[点号月]|多久|多长时间|什么(日子|日期|时间)",
-    re.IGNORECASE,
-)
-_NAMES_A_TIME = re.compile(
-    r"\b(yesterday|today|tonight|tomorrow|ago|since|last|next|recently|weekend|week|month|year|summer|winter|spring"
-    r"|autumn|january|february|march|april|june|july|august|september|october|november|december|monday|tuesday"
-    r"|wednesday|thursday|friday|saturday|sunday|(19|20)\d\d)\b"
-    r"|昨[天晚日]|前[天年]|今[天年晚]|明[天年]|上个?[周月]|下个?[周月]|去年|周[一二三四五六日末]|星期|[\d一二三四五六七八九十]+[年月日号点]",
-    re.IGNORECASE,
-)
-_SAY = (
-    r"(say|said|tell|told|suggest\w*|recommend\w*|advi[sc]e\w*|mention\w*|propos\w+|list\w*|g[ai]ve|given|explain\w*"
-    r"|answer\w*|provide\w*|show\w*|describ\w+|wr[io]te|call\w*|help\w*|refer\w*)"
-)
-_OF_ASSISTANT = re.compile(
-    rf"\b(did|had|have|that|what|which|as|were)? ?you('d|'ve)? (had |have |just |also |previously |earlier )?{_SAY}\b"
-    rf"|\byour (\w+ )?(advice|suggestion|recommendation|answer|explanation|reply|response|list|tip|proposal)s?\b"
-    rf"|\b(assistant|chatbot|bot|ai)('s)?\b.{{0,40}}\b{_SAY}\b"
-    r"|(你|助手|助理|机器人).{0,8}(说|建议|推荐|告诉|提到|提过|讲|回答|解释|列|写|给)",
-    re.IGNORECASE,
-)
-_FROM_USER = re.compile(
-    r"\b(did|have|had) i\b.{0,30}\b(tell|told|say|said|mention\w*)\b|我.{0,6}(告诉|跟你|对你|和你)", re.I
-)
-
-
-@lru_cache(maxsize=4)
-def stop_words(tokens: Tokens) -> frozenset[str]:
-    """Tokens of words that nearly every text has."""
-    return frozenset(tokens(_STOP)) | frozenset(_STOP.split())
-
-
-def content_words(text: str, tokens: Tokens) -> frozenset[str]:
-    """The tokens that carry meaning; all of them where none does."""
-    found = frozenset(tokens(text))
-    return found - stop_words(tokens) or found
-
-
-def asks(text: str) -> bool:
-    """Whether a text is, as far as its form tells, a question."""
-    return _ASKS.search(text.strip()[-400:]) is not None
-
-
-def only_asks(text: str) -> bool:
-    """Whether a text is a question and tells nothing beside it."""
-    return asks(text) and _TELLS.search(text) is None
-
-
-def read_question(text: str, tokens: Tokens, speakers: Iterable[str] = ()) -> Question:
-    """What the query asks for; `speakers` are the names of those who spoke in what was found."""
-    named = {name for name in speakers if _names(name, text)}
-    if len(named) == 1:
-        about = named.pop()
-    elif _OF_ASSISTANT.search(text) and not _FROM_USER.search(text):
-        about = "assistant"
-    else:
-        about = "" if named else "user"
-    return Question(_bare(text), content_words(text, tokens), _ASKS_WHEN.search(text) is not None, about)
-
-
-def _names(name: str, text: str) -> bool:
-    if re.fullmatch(r"[\w .'-]+", name, re.ASCII):
-        return re.search(rf"\b{re.escape(name)}\b", text, re.IGNORECASE) is not None
-    return name in text
-
-
 # ── the sum over what was read ─────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -257,7 +158,7 @@ def rank(
         parts = dict(fused[item.ref])
         parts["answers"] = weights.answers * _flow(item, questions, base, kept)
         parts["subject"] = weights.subject * _subject(item, question, speakers)
-        parts["when"] = weights.when * (question.asks_when and _NAMES_A_TIME.search(item.text) is not None)
+        parts["when"] = weights.when * (question.asks_when and names_a_time(item.text))
         parts["strength"] = weights.strength * item.strength / (1 + item.strength) if item.kind != "turn" else 0.0
         parts["companion"] = weights.companion * max((base[ref] for ref in companions.get(item.ref, ())), default=0.0)
         parts["asked_before"] = -weights.asked_before * (item.ref in asked)
@@ -286,12 +187,7 @@ def _is_users(item: Item) -> bool:
 
 def _echoes(item: Item, question: Question) -> bool:
     """Whether the user's turn says the query's very words."""
-    return _is_users(item) and len(item.text) <= 2 * len(question.bare) + 80 and _bare(item.text) == question.bare
-
-
-def _bare(text: str) -> str:
-    """Its letters and digits."""
-    return re.sub(r"[\W_]+", "", text).casefold()
+    return _is_users(item) and len(item.text) <= 2 * len(question.bare) + 80 and bare(item.text) == question.bare
 
 
 def _flow(
@@ -316,7 +212,7 @@ def _subject(item: Item, question: Question, speakers: set[str]) -> float:
         return 0.0
     if about in speakers:
         if item.speaker is None:
-            return float(item.kind != "turn" and _names(about, item.text))
+            return float(item.kind != "turn" and names(about, item.text))
         return 1.0 if item.speaker == about else -1.0
     if item.kind != "turn":
         return float(about == "user")

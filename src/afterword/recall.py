@@ -11,6 +11,7 @@ import structlog
 
 from afterword.errors import IndexUnavailable
 from afterword.ports import Query
+from afterword.questions import read_question, stop_words
 from afterword.ranking import (
     Scored,
     Weights,
@@ -18,8 +19,6 @@ from afterword.ranking import (
     item_of,
     leaders,
     rank,
-    read_question,
-    stop_words,
     without_repeaters,
     without_twins,
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from afterword.dates import MONTHS
 from afterword.errors import LLMUnavailable
-from afterword.ranking import asks
+from afterword.questions import asks
 from afterword.records import local_time
 from afterword.texts import cut, own_words
 
