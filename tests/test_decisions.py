@@ -22,7 +22,7 @@ from afterword.prompts import Part, Question
 from afterword.testing import ScriptedLLM
 
 GOOD = '{"entries": [{"turns": [1], "kind": "personal_fact", "record": "Ann has a dog."}]}'
-READ = [Entry((1,), "personal_fact", "Ann has a dog.")]
+READ = [Entry(1, "personal_fact", "Ann has a dog.")]
 ASKED = Question((Part("user", "?"),), {"type": "object"}, 100)
 
 
@@ -41,6 +41,9 @@ ASKED = Question((Part("user", "?"),), {"type": "object"}, 100)
         GOOD.replace("personal_fact", "fact"),
         GOOD.replace('"turns"', '"turn"').replace("[1]", "1"),
         '[{"turns": [1], "kind": "personal_fact", "record": "Ann has a dog."}]',
+        '{"entries": {"#1 Ann: I have 2 dogs": {"kind": "personal_fact", "record": "Ann has a dog."}}}',
+        '{"#1 Ann: I have 2 dogs": {"kind": "personal_fact", "record": "Ann has a dog."}}',
+        '{"entries": [{"turn": "#1 Ann: I have", "kind": "personal_fact", "record": "Ann has a dog."}]}',
         '{"turns": [1], "kind": "personal_fact", "record": " Ann has\\n a dog. "}',
     ],
 )
@@ -50,7 +53,7 @@ def test_an_answer_is_read_however_it_is_written(answer: str) -> None:
 
 def test_whether_to_write_follows_from_the_kind() -> None:
     kinds = ["personal_fact", "preference_or_instruction", "plan_or_event", "general_question", "task_request"]
-    entries = [Entry((1,), kind, "x") for kind in [*kinds, "small_talk"]]  # type: ignore[arg-type]
+    entries = [Entry(1, kind, "x") for kind in [*kinds, "small_talk"]]  # type: ignore[arg-type]
     assert [entry.write for entry in entries] == [True, True, True, False, False, False]
 
 
@@ -64,6 +67,7 @@ def test_an_empty_list_is_an_answer() -> None:
         "",
         "I can't do that.",
         "{}",
+        '{"entries": {"#9 Ann: I": {"kind": "personal_fact", "record": "x"}}}',
         '{"entries": ["a dog"]}',
         '{"entries": [{"turns": [9], "kind": "personal_fact", "record": "x"}]}',
         '{"entries": [{"turns": [1], "kind": "xyz", "record": "x"}]}',
