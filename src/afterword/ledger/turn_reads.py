@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from afterword.errors import NotFound
-from afterword.ledger import rows, schema
+from afterword.ledger import rows, schema, shadow
+from afterword.ports import Opening
 from afterword.records import Chat
 
 if TYPE_CHECKING:
@@ -81,9 +82,13 @@ def turn(conn: sa.Connection, scope_id: int, turn_id: str) -> Turn:
     return rows.turn_from(row)
 
 
-def reply_to(conn: sa.Connection, scope_id: int, turn_id: str) -> Turn | None:
+def opening(conn: sa.Connection, scope_id: int, turn_id: str, most: int) -> Opening:
+    asked = turn(conn, scope_id, turn_id)
     row = conn.execute(_reply, {"scope": scope_id, "turn": turn_id}).first()
-    return None if row is None else rows.turn_from(row)
+    reply = None if row is None else rows.turn_from(row)
+    first, last = max(0, asked.position - most), asked.position - 1
+    before = turns(conn, scope_id, asked.chat_id, first, last, most) if asked.position else []
+    return Opening(shadow.state(conn, scope_id).epoch, asked, reply, tuple(before))
 
 
 def receipt(conn: sa.Connection, scope_id: int, reply_id: str) -> Receipt | None:
