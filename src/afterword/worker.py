@@ -25,6 +25,7 @@ from afterword.errors import (
 )
 from afterword.lanes import backfill_job, reconsolidate_query_job
 from afterword.ledger_port import every_scope
+from afterword.pacing import Gathering
 from afterword.plan import Change, Insert, Plan, Retire, Revise
 from afterword.records import Hit, NewJob, Scope
 from afterword.retries import ATTEMPTS, LEDGER, Breakers, Verdict, backoff
@@ -44,9 +45,6 @@ POLL = 5.0
 ENDING = 10.0  # seconds for the loop's parts to end once they are cancelled
 SETTLING = (0.2, 5.0)  # seconds between two tries to write what became of a job
 HAND_BACK = Verdict(0.0, count_attempt=False)
-GATHER = 0.01  # seconds in which several wakings become one look
-GATHER_MOST = 0.25  # the same while the event loop is late: then people are being answered, and the work gives way
-LATE = 0.005  # seconds
 
 
 @dataclass(slots=True, eq=False)
@@ -85,7 +83,7 @@ class Worker:
         self._running: dict[int, _Running] = {}
         self._renewed = desk.clock.now()
         self._wake = asyncio.Event()
-        self._gathering = GATHER
+        self._gathering = Gathering()
         self._stopping = False
         self._dirty: dict[Scope, None] = {}
         self._dirty_wake = asyncio.Event()
@@ -217,16 +215,7 @@ class Worker:
         finally:
             sleeper.cancel()
             waker.cancel()
-        await self._gather()
-
-    async def _gather(self) -> None:
-        """Let several wakings become one look, fewer the later the loop is: what runs behind the replies gives way to
-        them, and what it does then comes in larger pieces."""
-        loop = asyncio.get_running_loop()
-        due = loop.time() + self._gathering
-        await asyncio.sleep(self._gathering)
-        late = loop.time() - due > LATE
-        self._gathering = min(GATHER_MOST, 2 * self._gathering) if late else max(GATHER, self._gathering / 2)
+        await self._gathering.pause()
 
     async def _pauses(self, looked_at: datetime) -> AsyncIterator[float]:
         """Seconds until there may be something to claim. What was due when we looked is blocked by another job, whose
