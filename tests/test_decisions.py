@@ -94,18 +94,16 @@ def test_a_memory_gets_one_verdict() -> None:
     assert (verdict.number, verdict.verdict, verdict.text, verdict.why) == (1, "revise", "a", "")
 
 
-def test_a_fact_must_rest_on_an_episode() -> None:
-    answer = """{"changes": [
-        {"action": "add", "fact": 0, "text": "A.", "episodes": ["E1", 2]},
-        {"action": "add", "fact": 0, "text": "B.", "episodes": [9]},
-        {"action": "supersede", "fact": "#1", "text": "C.", "episodes": 2},
-        {"action": "revise", "fact": 7, "text": "D.", "episodes": [1]},
-        {"action": "nothing"}]}"""
-    assert read_facts(answer, [1, 2], [1]) == [
-        FactChange("add", 0, "A.", (1, 2)),
-        FactChange("supersede", 1, "C.", (2,)),
-        FactChange("add", 0, "D.", (1,)),  # a fact that is not there can't be revised: it is new
-    ]
+def test_a_fact_is_read_by_the_topic_that_its_entry_is_named_after() -> None:
+    answer = """{"changes": {
+        "#1 Ann has": {"action": "add", "fact": "A."},
+        "#2 Ann had 3": {"action": "superseded", "fact": "C."},
+        "#3 Ann is": {"action": "nothing", "fact": "D."},
+        "#4 Ann was": {"action": "revise", "fact": ""},
+        "#9 Ann went": {"action": "add", "fact": "E."}}}"""
+    assert read_facts(answer, [1, 2, 3, 4]) == [FactChange("add", 1, "A."), FactChange("supersede", 2, "C.")]
+    listed = '{"changes": [{"topic": 2, "action": "add", "fact": "A."}, {"topic": 2, "action": "add", "fact": "B."}]}'
+    assert read_facts(listed, [1, 2]) == [FactChange("add", 2, "A.")]
 
 
 async def test_an_answer_that_can_not_be_read_is_asked_for_once_more_with_the_error() -> None:

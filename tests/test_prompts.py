@@ -13,6 +13,7 @@ from afterword.prompts import (
     remember_question,
     system_prompt,
 )
+from afterword.topics import Topic
 from tests.fake_reads import NOW, FakeReads
 
 
@@ -80,7 +81,7 @@ def test_prompts_are_short() -> None:
     questions = [
         remember_question([], [reads.say("hello")], Policy()),
         reconsolidate_question([episode], "It died.", "the user", NOW),
-        consolidate_question([episode], [], Policy()),
+        consolidate_question([episode], [], [Topic((1,), 0)], Policy()),
     ]
     assert all(sum(estimate_tokens(part.text) for part in question.parts) < 1300 for question in questions)
 

@@ -66,12 +66,11 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class FactChange:
-    """A change to what is known for good. `fact` is 0 for a new one; `episodes` are the numbers it rests on."""
+    """A change to what is known for good; `topic` is its number in the prompt."""
 
     action: FactAction
-    fact: int
+    topic: int
     text: str
-    episodes: tuple[int, ...]
 
 
 # ── reading ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -110,23 +109,22 @@ def read_verdicts(answer: str, numbers: Collection[int]) -> list[Verdict]:
     return list(verdicts.values())
 
 
-def read_facts(answer: str, episodes: Collection[int], facts: Collection[int]) -> list[FactChange]:
-    """Changes that rest on an episode and, to revise or supersede, name a fact. Raises `BadAnswer`."""
-    changes: list[FactChange] = []
+def read_facts(answer: str, topics: Collection[int]) -> list[FactChange]:
+    """One change a topic at most. Raises `BadAnswer`."""
+    changes: dict[int, FactChange] = {}
     items = _items(answer, "changes", ("action",))
     readable = 0
     for item in items:
         action = _near(item.get("action"), ACTIONS)
         readable += action is not None
-        rests_on = _numbers(item.get("episodes", item.get("episode")), episodes)
-        fact = (_numbers(item.get("fact"), facts) or (0,))[0]
-        text = _text(item.get("text"))
-        if action is None or action == "nothing" or not rests_on or not text:
+        topic = _numbers(item.get("number", item.get("topic")), topics)
+        text = _text(item.get("fact", item.get("text")))
+        if action is None or action == "nothing" or not topic or not text:
             continue
-        changes.append(FactChange(action if fact else "add", fact, text, rests_on))
+        changes.setdefault(topic[0], FactChange(action, topic[0], text))
     if items and not readable:
         raise BadAnswer(f"no change names an action of {', '.join(ACTIONS)}")
-    return changes
+    return list(changes.values())
 
 
 def _items(answer: str, key: str, marks: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -131,30 +131,37 @@ SAID
 )
 
 _MERGED_EN = (
-    """FACTS
-#1 The user works as a nurse in Ghent.
-EPISODES
-#1 Monday 2 March 2026: The user has started a job as a midwife in Ghent after leaving nursing.
-#2 Tuesday 3 March 2026: The user ordered a pizza without cheese because milk makes the user ill.
-#3 Friday 6 March 2026: The user missed the bus on 6 March 2026.
-#4 Sunday 8 March 2026: The user drinks coffee with oat milk only.""",
-    """{"changes": [{"action": "supersede", "fact": 1, "text": "The user works as a midwife in Ghent.", "episodes": [1]}, \
-{"action": "add", "fact": 0, "text": "The user gets ill from milk: no cheese, and oat milk in coffee.", "episodes": \
-[2, 4]}]}""",
+    """TOPICS
+#1 known: The user works as a nurse in Ghent.
+- Monday 2 March 2026: The user has started a job as a midwife in Ghent after leaving nursing.
+#2
+- Tuesday 3 March 2026: The user ordered a pizza without cheese because milk makes the user ill.
+- Sunday 8 March 2026: The user said on 8 March 2026: I take my coffee with oat milk only, milk makes me ill.
+#3
+- Friday 6 March 2026: The user has a headache after the party.
+#4 known: The user has a brother called Nuno.
+- Monday 9 March 2026: The user's brother Nuno is a pilot in Porto.""",
+    """{"changes": {"#1 The user has started a": {"action": "supersede", "fact": "The user works as a midwife in Ghent."}, \
+"#2 The user ordered a pizza": {"action": "add", "fact": "The user gets ill from milk: no cheese, and oat milk in coffee."}, \
+"#3 The user has a headache": {"action": "nothing", "fact": ""}, "#4 The user's brother Nuno is": {"action": "revise", \
+"fact": "The user has a brother called Nuno, who is a pilot in Porto."}}}""",
 )
 
 _MERGED_ZH = (
-    """FACTS
-#1 用户在烟台当护士。
-EPISODES
-#1 2026年3月2日 星期一: 用户不再当护士，开始在烟台做助产士。
-#2 2026年3月3日 星期二: 用户点了不加奶酪的比萨，因为喝牛奶会不舒服。
-#3 2026年3月6日 星期五: 用户2026年3月6日没赶上公交车。
-#4 2026年3月8日 星期日: 用户喝咖啡只加燕麦奶。""",
-    """{"changes": [{"action": "supersede", "fact": 1, "text": "用户在烟台做助产士。", "episodes": [1]}, {"action": \
-"add", "fact": 0, "text": "用户喝牛奶会不舒服：不吃奶酪，咖啡只加燕麦奶。", "episodes": [2, 4]}]}""",
+    """TOPICS
+#1 known: 用户在烟台当护士。
+- 2026年3月2日 星期一: 用户不再当护士，开始在烟台做助产士。
+#2
+- 2026年3月3日 星期二: 用户点了不加奶酪的比萨，因为喝牛奶会不舒服。
+- 2026年3月8日 星期日: 用户在2026年3月8日说：我喝咖啡只加燕麦奶，喝牛奶不舒服。
+#3
+- 2026年3月6日 星期五: 用户参加聚会后头疼。
+#4 known: 用户有个哥哥叫大军。
+- 2026年3月9日 星期一: 用户的哥哥大军在厦门当飞行员。""",
+    """{"changes": {"#1 用户不再当护士，开始在烟": {"action": "supersede", "fact": "用户在烟台做助产士。"}, "#2 用户点了不加奶酪的比萨": \
+{"action": "add", "fact": "用户喝牛奶会不舒服：不吃奶酪，咖啡只加燕麦奶。"}, "#3 用户参加聚会后头疼。": {"action": "nothing", \
+"fact": ""}, "#4 用户的哥哥大军在厦门当飞": {"action": "revise", "fact": "用户有个哥哥叫大军，在厦门当飞行员。"}}}""",
 )
-
 
 REVISED: dict[Language, Example] = {"en": _REVISED_EN, "zh": _REVISED_ZH}
 MERGED: dict[Language, Example] = {"en": _MERGED_EN, "zh": _MERGED_ZH}

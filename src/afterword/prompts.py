@@ -20,6 +20,7 @@ from afterword.texts import Language, cut, language_of, own_words
 
 if TYPE_CHECKING:
     from afterword.ports import Policy
+    from afterword.topics import Topic
 
 __all__ = [
     "Part", "Question", "asked_again", "consolidate_question", "is_person", "language_of", "reconsolidate_question",
@@ -181,10 +182,6 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _listing(name: str, properties: dict[str, Any], most: int) -> dict[str, Any]:
-    return _object({name: {"type": "array", "items": _object(properties), "maxItems": most}})
-
-
 # ── reconsolidate ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 _RECONSOLIDATE_EN = """You keep a long-term memory. A person SAID something. Bring the MEMORIES up to date with it.
@@ -227,48 +224,49 @@ def reconsolidate_question(episodes: Sequence[MemoryRecord], said: str, who: str
 
 # ── consolidate ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_CONSOLIDATE_EN = """You turn EPISODES of a long-term memory into FACTS that stay true: who somebody is, has, does, \
-likes, wants, and their standing instructions. One-off events and plans are no facts.
-List only changes to the FACTS:
-- add: a new fact, "fact" is 0
-- revise: fact number "fact" is still true and gets more exact; "text" is the whole fact again
-- supersede: fact number "fact" is no longer true; "text" is the fact that holds now
-- nothing: no episode teaches anything that stays true
-"episodes": the numbers of the episodes that say so. "text": one sentence that names who it is about; put several \
-episodes about one thing into one fact. Write in the language of the episodes. Add nothing that they do not say. \
-Answer with JSON only."""
+_CONSOLIDATE_EN = """You turn episodes of a long-term memory into FACTS that stay true: who somebody is, has, does, likes, \
+wants; their family, work, home, health; their standing wishes. Fill in one entry for each topic:
+"action":
+- add: the topic tells a lasting fact
+- revise: the fact that is known of the topic still holds and gets fuller
+- supersede: the known fact no longer holds, another one does now
+- nothing: the topic tells of one occasion, a mood or a single plan, or nothing new
+"fact": one sentence in the present tense that puts all episodes of the topic together, starts with the name of who it is \
+about and is clear on its own. Newer episodes win. For nothing: "".
+Write in the language of the episodes. Add nothing that they do not say. Answer with JSON only."""
 
-_CONSOLIDATE_ZH = """你把长期记忆里的 EPISODES（经历）归纳成长期成立的 FACTS（事实）：某人是谁、有什么、做什么、喜欢什么、想要什么，\
-以及长期有效的要求。一次性的事件和计划不算事实。
-只列出对 FACTS 的改动：
-- add：新事实，"fact" 写 0
-- revise：第 "fact" 条事实仍成立，写得更准确；"text" 是整条事实
-- supersede：第 "fact" 条事实不再成立；"text" 是现在成立的事实
-- nothing：没有长期成立的内容
-"episodes"：依据的经历编号。"text"：一句话，写明是谁；同一件事的几条经历合成一条事实。用经历的语言写。不要添加经历里没有的内容。\
-只回答 JSON。"""
+_CONSOLIDATE_ZH = """你把长期记忆里的经历归纳成长期成立的事实：某人是谁，有什么、做什么、喜欢什么、想要什么；家人、工作、住处、健康；\
+长期有效的要求。每个主题填一个条目：
+"action"：
+- add：这个主题说明了一条长期成立的事实
+- revise：已知（known）的事实仍成立，可以写得更完整
+- supersede：已知的事实不再成立，现在是另一个
+- nothing：只是一次性的事、一时的心情、一个计划，或没有新内容
+"fact"：一句话，把这个主题的经历合在一起，以名字开头，单独看也明白。以较新的为准。nothing 写 ""。
+用经历的语言写。不要添加经历里没有的内容。只回答 JSON。"""
 
 
-def consolidate_question(episodes: Sequence[MemoryRecord], facts: Sequence[MemoryRecord], policy: Policy) -> Question:
-    """What do these episodes change in what is known for good? Both are numbered from 1."""
+def consolidate_question(
+    episodes: Sequence[MemoryRecord], facts: Sequence[MemoryRecord], topics: Sequence[Topic], policy: Policy
+) -> Question:
+    """What do these topics change in what is known for good? They are numbered from 1."""
     language = language_of(" ".join(episode.text for episode in episodes))
-    known = [f"#{number} {_one_line(fact.text)}" for number, fact in enumerate(facts, 1)] or ["-"]
-    lines = [
-        f"#{number} {day(local_time(episode.said_at, episode.utc_offset), language)}: {_one_line(episode.text)}"
-        for number, episode in enumerate(episodes, 1)
-    ]
+    lines: list[str] = []
+    entries: dict[str, Any] = {}
+    for number, topic in enumerate(topics, 1):
+        told = [episodes[place - 1] for place in topic.episodes]
+        known = f" known: {_one_line(facts[topic.fact - 1].text)}" if topic.fact else ""
+        lines.append(f"#{number}{known}")
+        lines += [f"- {day(local_time(e.said_at, e.utc_offset), language)}: {_one_line(e.text)}" for e in told]
+        actions = ACTIONS if topic.fact else ("add", "nothing")
+        action = {"type": "string", "enum": list(actions)}
+        entry = _object({"action": action, "fact": {"type": "string", "maxLength": 320}})
+        entries[f"#{number} {_beginning(own_words(told[0].text))}"] = entry
     example, answer = examples.MERGED[language]
     system = (_CONSOLIDATE_ZH if language == "zh" else _CONSOLIDATE_EN) + _policy(policy, language)
-    asked = "\n".join(["FACTS", *known, "EPISODES", *lines])
+    asked = "\n".join(["TOPICS", *lines])
     parts = (Part("system", system), Part("user", example), Part("assistant", answer), Part("user", asked))
-    number = {"type": "integer", "minimum": 1, "maximum": len(episodes)}
-    properties = {
-        "action": {"type": "string", "enum": list(ACTIONS)},
-        "fact": {"type": "integer", "minimum": 0, "maximum": len(facts)},
-        "text": {"type": "string", "maxLength": 320},
-        "episodes": {"type": "array", "items": number, "maxItems": len(episodes)},
-    }
-    return Question(parts, _listing("changes", properties, len(episodes) + 2), 300 + 90 * len(episodes))
+    return Question(parts, _object({"changes": _object(entries)}), 200 + 130 * len(topics))
 
 
 def _one_line(text: str) -> str:
