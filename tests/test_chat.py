@@ -292,3 +292,40 @@ async def test_a_recalled_memory_is_never_extracted_again_as_if_the_user_had_sai
     await idle(memory)
     assert seen
     assert all("Bruno" not in text for text in seen)
+
+
+async def test_an_answer_without_end_is_cut_kept_and_can_be_asked_again(opened: OpenMemory) -> None:
+    llm = ScriptedLLM(replies=lambda _: "blah " * 30_000)
+    memory = await opened(llm=llm)
+    reply = await memory.chat("Tell me everything.", "ann")
+    with anyio.fail_after(20):
+        stored = await reply.done()
+    assert stored is not None
+    assert 99_000 < len(stored.text) <= 100_000
+    assert stored.cut == "the LLM wrote more than 100,000 characters"
+    llm.replies = lambda _: "Enough."
+    again = await (await memory.ask_again("ann", reply.turn.id)).done()
+    assert again is not None
+    assert (again.text, again.cut) == ("Enough.", None)
+
+
+SLOW = [
+    ({"first_token_deadline": 0.1}, 0, "the LLM began no reply within 0.1 s", "AFTERWORD_FIRST_TOKEN_DEADLINE"),
+    ({"reply_gap_deadline": 0.1}, 1, "the LLM fell silent for 0.1 s", "AFTERWORD_REPLY_GAP_DEADLINE"),
+    ({"reply_deadline": 0.1}, 1, "the reply was not at its end after 0.1 s", "AFTERWORD_REPLY_DEADLINE"),
+]
+
+
+@pytest.mark.parametrize(("deadline", "pieces", "cause", "setting"), SLOW)
+async def test_each_deadline_of_a_reply_names_itself(
+    opened: OpenMemory, deadline: dict[str, float], pieces: int, cause: str, setting: str
+) -> None:
+    llm = ScriptedLLM(replies=lambda _: "one two three")
+    llm.hold_stream(after=pieces)
+    reply = await (await opened(llm=llm, **deadline)).chat("Count.", "ann")
+    with anyio.fail_after(10):
+        stored = await reply.done()
+    assert stored is not None
+    assert stored.cut is not None
+    assert stored.cut.startswith(cause)
+    assert stored.metadata["fix"].endswith(setting)

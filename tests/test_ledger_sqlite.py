@@ -197,6 +197,41 @@ async def test_a_truncated_file_is_named_rather_than_opened_as_empty(tmp_path: P
             pass
 
 
+async def test_an_emptied_file_is_named_rather_than_taken_for_a_new_one(tmp_path: Path) -> None:
+    async with a_house("sqlite", tmp_path) as house:
+        await house.say("a line")
+    os.truncate(tmp_path / "ledger.db", 0)
+    with pytest.raises(LedgerDamaged, match=r"ledger\.db is empty.*backup"):
+        async with opened(f"sqlite:///{tmp_path / 'ledger.db'}", WallClock()):
+            pass
+    assert (tmp_path / "ledger.db").stat().st_size == 0
+
+
+async def test_a_start_that_dies_while_it_makes_the_file_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    with monkeypatch.context() as dying:
+        dying.setattr(migrate, "_upgrade", die)
+        with pytest.raises(KeyboardInterrupt):
+            SqliteDatabase(sa.make_url(url), WallClock(), 0.1, 1.0)._open_writer()
+    assert os.listdir(tmp_path) == []
+    async with opened(url, WallClock()) as ledger:
+        assert await ledger.scopes(None, 10) == []
+    assert os.listdir(tmp_path) == ["ledger.db"]
+
+
+async def test_two_processes_that_make_the_file_at_once_have_one_ledger(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    async with opened(url, WallClock()) as one, opened(url, WallClock()) as other:
+        await one.accept(ANN, [NewTurn("c", "user", "from one")])
+        await other.accept(ANN, [NewTurn("c", "user", "from the other")])
+        assert len(await one.turns(ANN, "c")) == 2
+
+
 async def test_a_folder_that_can_not_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(LedgerError, match="file"):
@@ -251,7 +286,7 @@ def test_the_migrations_make_the_schema(tmp_path: Path) -> None:
 
 
 async def test_a_claim_looks_only_at_lanes_that_are_free_and_at_heads_of_streams(house: House) -> None:
-    query = claims._looks(tuple(KINDS)).free.params(now=house.clock.now(), count=5)
+    query = claims._free_lanes(house.clock.now(), KINDS, 5)
     sql = str(query.compile(dialect=dialect.dialect(), compile_kwargs={"literal_binds": True}))
     plan = [row[3] for row in driver(house.ledger).execute(f"EXPLAIN QUERY PLAN {sql}")]
     assert any("lane USING INDEX lane_ready" in line for line in plan), plan

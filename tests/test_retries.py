@@ -209,6 +209,25 @@ async def test_a_suspended_worker_takes_its_own_job_for_nobodys_lost_one(setting
         assert len(await memory.get_all("ann")) == 1
 
 
+async def test_nobody_waits_again_for_an_embedder_that_one_search_waited_for_in_vain(settings: Settings) -> None:
+    clock = FrozenClock()
+    embedder = HashingEmbedder()
+    chosen = settings.model_copy(update={"recall_deadline": 1.0})
+    async with open_memory(chosen, embedder=embedder, llm=ScriptedLLM(), clock=clock) as memory:
+        await memory.submit("I moved to Oslo.", "ann")
+        await clock.advance(1)
+        await idle(memory)
+        embedder.delay = 0.7
+        slow = "searched by words only: the embedder did not answer within 0.6 s"
+        assert (await (await memory.chat("Where is Oslo?", "ann")).recalled()).missed == slow
+        asked = len(embedder.queries)
+        assert (await (await memory.chat("And Bergen?", "ann")).recalled()).missed == slow
+        assert len(embedder.queries) == asked
+        embedder.delay = 0.0
+        await clock.advance(5)
+        assert (await (await memory.chat("And Moss?", "ann")).recalled()).missed == ""
+
+
 async def test_an_embedder_whose_vectors_change_their_length_spoils_no_search(settings: Settings) -> None:
     async with open_memory(settings, embedder=HashingEmbedder(64, model="e"), llm=ScriptedLLM()) as memory:
         await memory.submit("I moved to Oslo.", "ann")

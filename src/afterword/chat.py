@@ -21,6 +21,7 @@ from afterword.ports import LLM, Message, Prompt
 from afterword.prompts import language_of, system_prompt
 from afterword.recall import Recalled
 from afterword.records import (
+    TEXT_LIMIT,
     Filters,
     Hit,
     MemoryRecord,
@@ -37,12 +38,13 @@ from afterword.reply import Reply
 
 if TYPE_CHECKING:
     from afterword.intake import Intake
-    from afterword.ports import Clock, Ledger, Opening, Policy
+    from afterword.ports import Clock, Ledger, Policy
     from afterword.recall import Recaller
 
 log = structlog.get_logger(__name__)
 
 STORE_TRIES = 3
+TOO_LONG = "ask again, for less at once; if it lasts, choose another model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,20 +107,24 @@ class Chats:
 
     async def start(self, scope: Scope, new: NewTurn) -> Reply:
         """Keep the message, then let the reply begin. A `turn_id` that has a reply gives that reply."""
-        turn = await self._accept(scope, new)
-        return await self._begin(scope, turn.id)
+        epoch, turn = await self._accept(scope, new)
+        return await self._begin(scope, epoch, turn)
 
     async def open(self, scope: Scope, new: NewTurn) -> OpenTurn:
         """Keep the message and recall, for a reply that comes from elsewhere."""
-        turn = await self._accept(scope, new)
-        opening = await self._ledger.opening(scope, turn.id, self._limits.history_turns)
-        recalled = await self._search(scope, turn, self._history(opening))
+        epoch, turn = await self._accept(scope, new)
+        history = await self._history(scope, turn)
+        recalled = await self._search(scope, turn, history)
         context = self._context(turn, recalled)
-        return OpenTurn(self, scope, opening.epoch, turn, recalled, context)
+        return OpenTurn(self, scope, epoch, turn, recalled, context)
 
     async def again(self, scope: Scope, turn_id: str) -> Reply:
         """A reply to a kept message that has none, or only a cut one."""
-        return await self._begin(scope, turn_id)
+        turn = await self._ledger.turn(scope, turn_id)
+        if turn.role != "user":
+            raise InvalidInput(f"turn {turn_id} is a reply: name the message that it answers")
+        state = await self._ledger.state(scope)
+        return await self._begin(scope, state.epoch, turn)
 
     def live(self, scope: Scope, chat_id: str) -> Reply | None:
         """The newest reply under way in this chat."""
@@ -139,39 +145,32 @@ class Chats:
             reply.stop(why)
         await asyncio.gather(*(reply.done() for reply in replies))
 
-    async def _accept(self, scope: Scope, new: NewTurn) -> Turn:
+    async def _accept(self, scope: Scope, new: NewTurn) -> tuple[int, Turn]:
         if self._closed:
             raise InvalidInput("the server is shutting down: send the message again in a moment")
+        state = await self._ledger.state(scope)
         turns = await self._intake.accept(scope, [new], debounce=True)
-        return turns[0]
+        return state.epoch, turns[0]
 
-    async def _begin(self, scope: Scope, turn_id: str) -> Reply:
-        if live := self._under_way(scope, turn_id):
+    async def _begin(self, scope: Scope, epoch: int, turn: Turn) -> Reply:
+        live = self._live.get((scope, turn.id))
+        if live is not None and not live.over:
             return live
-        opening = await self._ledger.opening(scope, turn_id, self._limits.history_turns)
-        turn, given = opening.turn, opening.reply
-        if turn.role != "user":
-            raise InvalidInput(f"turn {turn_id} is a reply: name the message that it answers")
-        if live := self._under_way(scope, turn_id):  # two may ask at once
-            return live
+        given = await self._ledger.reply_to(scope, turn.id)
         reply = Reply(turn)
         if given is not None and given.cut is None:
             reply.add(given.text)
             reply.end(given)
             return reply
         self._live[scope, turn.id] = reply
-        reply.run(self._run(scope, opening, reply))
+        reply.run(self._run(scope, epoch, reply))
         return reply
-
-    def _under_way(self, scope: Scope, turn_id: str) -> Reply | None:
-        reply = self._live.get((scope, turn_id))
-        return None if reply is None or reply.over else reply
 
     # ── the way of one reply ───────────────────────────────────────────────────────────────────────────────────────
 
-    async def _run(self, scope: Scope, opening: Opening, reply: Reply) -> None:
+    async def _run(self, scope: Scope, epoch: int, reply: Reply) -> None:
         try:
-            await self._write(scope, reply, self._history(opening))
+            await self._write(scope, reply)
         except asyncio.CancelledError:
             reply.cut = reply.cut_as
         except LLMUnavailable as error:
@@ -184,38 +183,47 @@ class Chats:
         finally:
             stored: Turn | None = None
             with suppress(asyncio.CancelledError):
-                stored = await asyncio.shield(self._keep(scope, opening.epoch, reply))
+                stored = await asyncio.shield(self._keep(scope, epoch, reply))
             self._live.pop((scope, reply.turn.id), None)
             reply.end(stored)
 
-    async def _write(self, scope: Scope, reply: Reply, history: list[Turn]) -> None:
+    async def _write(self, scope: Scope, reply: Reply) -> None:
+        history = await self._history(scope, reply.turn)
         recalled = await self._search(scope, reply.turn, history)
         reply.found(recalled)
         prompt = self._prompt(reply.turn, history, recalled)
         limits = self._limits
+        time = asyncio.get_running_loop().time
+        ends = time() + limits.total
         try:
             async with asyncio.timeout(limits.total), aclosing(self._llm.stream(prompt)) as pieces:
-                wait = limits.first_token
+                wait, size = limits.first_token, 0
                 while True:
                     async with asyncio.timeout(wait):
                         piece = await anext(pieces, None)
                     if piece is None:
                         break
                     wait = limits.gap
+                    size += len(piece)
+                    if size > TEXT_LIMIT:
+                        raise LLMUnavailable(f"the LLM wrote more than {TEXT_LIMIT:,} characters", fix=TOO_LONG)
                     if piece:
                         reply.add(piece)
         except TimeoutError:
-            what = "began no reply" if not reply.text else "stopped in the middle of the reply"
-            fix = "Look at the LLM's server, or raise AFTERWORD_FIRST_TOKEN_DEADLINE / AFTERWORD_REPLY_DEADLINE."
-            raise LLMUnavailable(f"the LLM {what} within its time", fix=fix) from None
+            whole = time() >= ends
+            raise _too_slow(limits, began=bool(reply.text), whole=whole) from None
         if not reply.text.strip():
-            raise LLMUnavailable("the LLM gave an empty reply", fix="Ask again, or choose another model.")
+            raise LLMUnavailable("the LLM gave an empty reply", fix="ask again, or choose another model")
 
-    def _history(self, opening: Opening) -> list[Turn]:
+    async def _history(self, scope: Scope, turn: Turn) -> list[Turn]:
         """The turns before this one that fit the prompt, oldest first."""
+        first = max(0, turn.position - self._limits.history_turns)
+        if turn.position == 0:
+            return []
+        before = await self._ledger.turns(scope, turn.chat_id, first=first, last=turn.position - 1)
         kept: list[Turn] = []
         room = self._limits.history_tokens
-        for earlier in reversed(opening.before):
+        for earlier in reversed(before):
             room -= estimate_tokens(earlier.text)
             if room < 0:
                 break
@@ -320,3 +328,16 @@ class Chats:
                 if version.version == item.ref.version:
                     return version
         return None
+
+
+def _too_slow(limits: ChatLimits, *, began: bool, whole: bool) -> LLMUnavailable:
+    """Which of a reply's deadlines ran out, and what to do about it."""
+    load = "look at the load of the LLM's server, take a smaller model, or raise"
+    if whole:
+        cause = f"the reply was not at its end after {limits.total:g} s"
+        return LLMUnavailable(cause, fix="ask again, for less at once, or raise AFTERWORD_REPLY_DEADLINE")
+    if began:
+        cause = f"the LLM fell silent for {limits.gap:g} s in the middle of the reply"
+        return LLMUnavailable(cause, fix=f"{load} AFTERWORD_REPLY_GAP_DEADLINE")
+    cause = f"the LLM began no reply within {limits.first_token:g} s"
+    return LLMUnavailable(cause, fix=f"{load} AFTERWORD_FIRST_TOKEN_DEADLINE")

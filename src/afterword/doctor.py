@@ -188,7 +188,12 @@ async def _ledger(settings: Settings) -> list[Check]:
 def _quick_check(path: Path) -> Check:
     if not path.exists():
         return Check("ledger", "ok", f"{path} is made at the first start")
-    fix = "restore the file from a backup; `sqlite3 ledger.db .recover` saves what can be read"
+    fix = (
+        "stop Afterword, move the file and those named -wal and -shm away, and put a backup in its place; without one, "
+        "`sqlite3 FILE .recover` saves what can be read"
+    )
+    if path.stat().st_size == 0:
+        return Check("ledger", "bad", f"{path} is empty, which none that we made ever is", fix)
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
             answer = str(connection.execute("PRAGMA quick_check(3)").fetchone()[0])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
@@ -45,7 +47,8 @@ class Pools:
         for attempt in (1, 2):
             if self._processes is None:
                 # spawn: a forked child would inherit locks that threads of ours hold
-                self._processes = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+                spawn = multiprocessing.get_context("spawn")
+                self._processes = ProcessPoolExecutor(1, mp_context=spawn, initializer=_end_with_the_parent)
             try:
                 return await loop.run_in_executor(self._processes, function, *args)
             except BrokenExecutor:
@@ -59,3 +62,15 @@ class Pools:
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self._processes is not None:
             self._processes.shutdown(wait=False, cancel_futures=True)
+
+
+def _end_with_the_parent() -> None:
+    """In the pool's process: it holds both ends of its queue, so it would wait for ever for a parent that was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_outlive_nobody, args=(parent.join,), daemon=True).start()
+
+
+def _outlive_nobody(parent_ended: Callable[[], None]) -> None:
+    parent_ended()
+    os._exit(1)

@@ -36,6 +36,7 @@ MOST_TOKENS = 2_000
 CANDIDATES = 100  # a leg
 READ = 60  # candidates that are read back, or three times the limit
 RECEIPTS = 30  # places among which replies are compared with what they were given
+LATE = 5.0  # seconds in which nobody waits for an embedder that one search has waited for in vain
 EMBEDDER_SHARE = 0.6  # of the deadline
 INDEX_SHARE = 0.6  # of the deadline, for a search with a vector
 _PERSONS = frozenset(["i", "me", "my", "mine", "we", "us", "our", "you", "your"])  # they tell who spoke of it
@@ -82,6 +83,7 @@ class Recall:
         self._offload = offload
         self._clock = clock
         self._deadline = deadline
+        self._late_until = float("-inf")
         self._half_life_days = half_life_days
         self._weights = weights or Weights()
 
@@ -137,12 +139,16 @@ class Recall:
         if embedder is None:
             return None, ""
         patience = EMBEDDER_SHARE * self._deadline
+        late = f"searched by words only: the embedder did not answer within {patience:g} s"
+        if self._clock.monotonic() < self._late_until:
+            return None, late
         try:
             async with asyncio.timeout(patience):
                 return await embedder.query(shortened(text, LONG_EMBEDDED)), ""
         except TimeoutError:
             log.warning("query_embedding_timed_out", patience=patience)
-            return None, f"searched by words only: the embedder did not answer within {patience:g} s"
+            self._late_until = self._clock.monotonic() + LATE
+            return None, late
         except Exception as error:  # noqa: BLE001  an embedder may be anybody's; without it there are still words
             log.warning("query_embedding_failed", error=error)
             return None, f"searched by words only: {_cause(error)}"

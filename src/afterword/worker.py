@@ -25,7 +25,6 @@ from afterword.errors import (
 )
 from afterword.lanes import backfill_job, reconsolidate_query_job
 from afterword.ledger_port import every_scope
-from afterword.pacing import Gathering
 from afterword.plan import Change, Insert, Plan, Retire, Revise
 from afterword.records import Hit, NewJob, Scope
 from afterword.retries import ATTEMPTS, LEDGER, Breakers, Verdict, backoff
@@ -45,6 +44,7 @@ POLL = 5.0
 ENDING = 10.0  # seconds for the loop's parts to end once they are cancelled
 SETTLING = (0.2, 5.0)  # seconds between two tries to write what became of a job
 HAND_BACK = Verdict(0.0, count_attempt=False)
+GATHER = 0.01  # seconds in which several wakings become one look
 
 
 @dataclass(slots=True, eq=False)
@@ -83,7 +83,6 @@ class Worker:
         self._running: dict[int, _Running] = {}
         self._renewed = desk.clock.now()
         self._wake = asyncio.Event()
-        self._gathering = Gathering()
         self._stopping = False
         self._dirty: dict[Scope, None] = {}
         self._dirty_wake = asyncio.Event()
@@ -169,9 +168,11 @@ class Worker:
         while True:
             self._wake.clear()
             looked_at = self._desk.clock.now()
-            for job in await self._claim():
+            claimed = await self._claim()
+            for job in claimed:
                 self._begin(job)
-            await self._rest(looked_at)
+            if not claimed:
+                await self._rest(looked_at)
 
     def _begin(self, job: Job) -> None:
         """Its place is given up by a callback: a task that is cancelled before its first step runs no `finally`."""
@@ -215,7 +216,7 @@ class Worker:
         finally:
             sleeper.cancel()
             waker.cancel()
-        await self._gathering.pause()
+        await asyncio.sleep(GATHER)
 
     async def _pauses(self, looked_at: datetime) -> AsyncIterator[float]:
         """Seconds until there may be something to claim. What was due when we looked is blocked by another job, whose
@@ -239,8 +240,12 @@ class Worker:
     async def _renew_after_a_jump(self) -> None:
         """After a suspension, or when the clock was set, our own leases look as if they had run out: renew them before
         a claim takes them for a lost worker's."""
-        if abs((self._desk.clock.now() - self._renewed).total_seconds()) > self._lease / 2:
+        jump = (self._desk.clock.now() - self._renewed).total_seconds()
+        if abs(jump) > self._lease / 2:
             await self._renew()
+        if jump < -self._lease / 2:  # what waits for a time of the old clock must not wait for it on the new one
+            embedder = self._desk.embedder
+            await self._ledger.sweep(model=embedder.model if embedder else None)
 
     async def _renew(self) -> None:
         if self._running:

@@ -49,7 +49,7 @@ NO_PAGE = "Afterword answers here; there is no page: {reason}.\n"
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """uvloop's event loop where it is installed, which spares a page about a third of its CPU; else Python's own."""
-    return uvicorn.Config("", loop="auto").get_loop_factory()
+    return uvicorn.Config("", loop="auto", log_config=None).get_loop_factory()
 
 
 async def serve(

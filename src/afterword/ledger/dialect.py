@@ -20,7 +20,10 @@ _SQLITE_FIXES = (
     ("readonly", "{where} is read-only: give this user the right to write the file and its folder"),
     ("read-only", "{where} is read-only: give this user the right to write the file and its folder"),
     ("locked", "{where} is locked by another program: close it (a database browser, a backup) and try again"),
-    ("unable to open", "{where} can't be opened: is the folder there, and may this user write to it?"),
+    (
+        "unable to open",
+        "{where} can't be opened: is the folder there, may this user write to it, are too many files open?",
+    ),
     ("disk i/o", "{where} can't be read or written: check the disk, then start again"),
 )
 _DAMAGED = ("not a database", "malformed", "file is encrypted")
@@ -55,8 +58,8 @@ def explain(error: BaseException, where: str) -> LedgerError:
     low = cause.lower()
     if any(sign in low for sign in _DAMAGED):
         return LedgerDamaged(
-            f"{where} is damaged or is no ledger ({cause}): stop Afterword and put a backup in its place, "
-            "or move the file away to start anew",
+            f"{where} is damaged or is no ledger ({cause}): stop Afterword, move the file and those named -wal and -shm "
+            "away, and put a backup in its place; without one, `sqlite3 FILE .recover` saves what can be read",
             said=cause,
         )
     for sign, text in _SQLITE_FIXES:

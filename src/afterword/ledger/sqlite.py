@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import queue
 import sqlite3
 import threading
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import sqlalchemy as sa
 
-from afterword.errors import Closed, LedgerError
+from afterword.errors import Closed, LedgerDamaged, LedgerError
 from afterword.ledger import dialect, migrate
 from afterword.ledger.bell import Bell
 from afterword.ledger.tx import Tx
@@ -104,6 +105,13 @@ class SqliteDatabase:
 
     def _open_writer(self) -> sa.Connection:
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._path.exists():
+            self._create()
+        elif self._path.stat().st_size == 0:  # SQLite would take it for a new one, and nobody would miss the old
+            raise LedgerDamaged(
+                f"{self._where} is empty, which none that we made ever is: stop Afterword and put a backup in its "
+                "place, or delete the file to start anew"
+            )
         conn = self._connect(_WRITER)
         try:
             migrate.migrate(conn, begin="BEGIN IMMEDIATE")
@@ -111,6 +119,21 @@ class SqliteDatabase:
             conn.close()
             raise
         return conn
+
+    def _create(self) -> None:
+        """Make the file whole under another name: so a start that is killed leaves no half of one, and an empty file
+        is never ours."""
+        new = self._path.with_name(f"{self._path.name}.new-{os.getpid()}")
+        new.unlink(missing_ok=True)
+        engine = sa.create_engine(self._engine.url.set(database=str(new)), poolclass=sa.NullPool)
+        try:
+            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+                conn.exec_driver_sql("PRAGMA secure_delete=ON")
+                migrate.migrate(conn, begin="BEGIN IMMEDIATE")
+            _put_in_place(new, self._path)
+        finally:
+            engine.dispose()
+            new.unlink(missing_ok=True)
 
     def _connect(self, pragmas: tuple[str, ...]) -> sa.Connection:
         conn = self._engine.connect()
@@ -335,6 +358,18 @@ class SqliteDatabase:
     def _tell(self, function: Callable[..., None], *args: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop was closed: nobody is left to tell
             self._loop.call_soon_threadsafe(function, *args)
+
+
+def _put_in_place(new: Path, path: Path) -> None:
+    """Durable, and never over another that a quicker process has made."""
+    with contextlib.suppress(FileExistsError):
+        os.link(new, path)
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def _driver(conn: sa.Connection) -> sqlite3.Connection:

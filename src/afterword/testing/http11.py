@@ -62,7 +62,7 @@ class Connection(asyncio.Protocol):
     # what an answer calls
     async def send(self, data: bytes) -> None:
         """Write; waits while the client is slower than we are."""
-        if self._transport is None:
+        if self._transport is None or self._transport.is_closing():
             raise ConnectionResetError("the client is gone")
         self._transport.write(data)
         await self._writable.wait()

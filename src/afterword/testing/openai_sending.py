@@ -171,13 +171,19 @@ async def send_embeddings(
     """Embeddings of the texts, as numbers or, `coded`, in base64."""
     texts = received.texts
     await asyncio.sleep(behaviour.first_delay)
-    if behaviour.fault == "garbage":
+    if behaviour.fault in ("garbage", "prose"):
         await connection.send_body(200, GARBAGE, "text/html")
         return
-    if behaviour.fault == "cut":
+    if behaviour.fault in ("cut", "truncated", "drip"):
         await connection.start_chunks("application/json")
         await connection.chunk(b'{"data": [')
-        connection.cut()
+        if behaviour.fault == "truncated":
+            await connection.chunk(b"")
+        while behaviour.fault == "drip":
+            await connection.chunk(b" ")
+            await asyncio.sleep(behaviour.gap or DRIP_GAP)
+        if behaviour.fault == "cut":
+            connection.cut()
         return
     rows = [_row(behaviour, text, dimensions) for text in texts]
     if behaviour.fault in ("missing", "empty"):

@@ -23,7 +23,7 @@ class FakeOpenAI:
     """`async with FakeOpenAI() as server:` and point a client at `server.base_url`.
 
     `always` and `next` set the behaviour of each kind of request ("chat", "complete", "embeddings", "models"); `reply`
-    and `answer` may be replaced by functions. `received` and `cancelled` (the client left before the end) record.
+    and `answer` may be replaced by functions; `only` says which requests a behaviour holds for. `received` and `cancelled` (the client left before the end) record.
     The same by HTTP: `POST /__script` with what `Script.apply` takes, `GET /__state`.
     """
 
@@ -47,6 +47,7 @@ class FakeOpenAI:
         )
         self.base64 = True  # whether embeddings are coded so when that is asked for; some servers never do
         self.script = Script()
+        self.only: Callable[[Received], bool] = lambda _: True  # requests that the script holds for; others are calm
         self.received: deque[Received] = deque(maxlen=KEPT)
         self.cancelled: deque[Received] = deque(maxlen=KEPT)
         self.counts: dict[str, int] = dict.fromkeys(("received", "finished", "cancelled", "running"), 0)
@@ -148,7 +149,7 @@ class FakeOpenAI:
             self._changed.notify_all()
 
     async def _serve(self, received: Received, connection: Connection) -> None:
-        behaviour = self.script.take(received.request)
+        behaviour = self.script.take(received.request) if self.only(received) else Behaviour()
         for gate in self._gates.get(received.request, []):
             await gate.wait()
         if behaviour.fault == "hang":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -195,9 +194,7 @@ class Pacer:
                     text = reply.text
                     shown = len(text)
                     yield text
-                    with suppress(TimeoutError):  # its end is shown at once
-                        async with asyncio.timeout(self.pace):
-                            await reply.done()
+                    await asyncio.sleep(self.pace)
                 piece = await anext(pieces, None)
         finally:
             self._streaming -= 1
