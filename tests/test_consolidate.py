@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 
+import pytest
+
 from afterword import backfill
 from afterword.consolidate import STEP, first_job, nearest
 from afterword.lanes import backfill_job
@@ -22,8 +24,8 @@ def start() -> Job:
     return job(type(new)(new.kind, new.lane, new.stream, new.key, {**new.payload, **RUN}))
 
 
-def changes(*items: tuple[str, int, str, list[int]]) -> str:
-    return json.dumps({"changes": [{"action": a, "fact": f, "text": text, "episodes": e} for a, f, text, e in items]})
+def changes(*items: tuple[int, str, str]) -> str:
+    return json.dumps({"changes": {f"#{topic} …": {"action": action, "fact": text} for topic, action, text in items}})
 
 
 def progress(plan: Plan) -> Progress:
@@ -34,8 +36,8 @@ def progress(plan: Plan) -> Progress:
 async def test_episodes_become_a_fact_that_names_them() -> None:
     reads = FakeReads()
     first = reads.remember("Ann ordered oat milk on 1 May 2026.", said_at=NOW - timedelta(days=2))
-    second = reads.remember("Ann asked for oat milk in her coffee.")
-    llm = ScriptedLLM(answers=[changes(("add", 0, "Ann takes oat milk in her coffee.", [1, 2]))])
+    second = reads.remember("Ann takes oat milk in her coffee at work.")
+    llm = ScriptedLLM(answers=[changes((1, "add", "Ann takes oat milk in her coffee."))])
     plan = await STEP.decide(start(), desk(reads, llm=llm))
     (fact,) = inserts(plan)
     assert (fact.kind, fact.sources, fact.author) == ("semantic", (first.id, second.id), "llm")
@@ -47,7 +49,7 @@ async def test_a_fact_that_no_longer_holds_is_retired_with_its_end_and_replaced(
     reads = FakeReads()
     old = reads.remember("Ann works as a nurse in Ghent.", kind="semantic", said_at=NOW - timedelta(days=90))
     episode = reads.remember("Ann started work as a midwife in Ghent.")
-    llm = ScriptedLLM(answers=[changes(("supersede", 1, "Ann works as a midwife in Ghent.", [1]))])
+    llm = ScriptedLLM(answers=[changes((1, "supersede", "Ann works as a midwife in Ghent."))])
     plan = await STEP.decide(start(), desk(reads, llm=llm))
     (gone,) = retired(plan)
     (fact,) = inserts(plan)
@@ -59,7 +61,7 @@ async def test_a_fact_that_gets_more_exact_is_revised() -> None:
     reads = FakeReads()
     old = reads.remember("Ann has a dog called Rex.", kind="semantic")
     episode = reads.remember("Ann's dog Rex is a collie.")
-    llm = ScriptedLLM(answers=[changes(("revise", 1, "Ann has a dog called Rex, a collie.", [1]))])
+    llm = ScriptedLLM(answers=[changes((1, "revise", "Ann has a dog called Rex, a collie."))])
     (revision,) = revisions(await STEP.decide(start(), desk(reads, llm=llm)))
     assert (revision.ref, revision.text, revision.sources) == (
         old.ref,
@@ -68,26 +70,77 @@ async def test_a_fact_that_gets_more_exact_is_revised() -> None:
     )
 
 
-async def test_what_the_episodes_do_not_say_is_not_made_a_fact() -> None:
+@pytest.mark.parametrize(
+    ("action", "text", "why"),
+    [
+        ("add", "Ann owns helicopters in the desert.", "do not say so"),
+        ("add", "Ann's dog Bella is a collie.", "bella"),
+        ("revise", "Ann has a dog, a collie.", "lose"),  # the name is lost
+        ("add", "Ann has a dog called Rex.", "known already"),
+        ("add", "I have a collie.", "it says I"),
+    ],
+)
+async def test_what_the_episodes_do_not_say_is_not_made_a_fact(action: str, text: str, why: str) -> None:
     reads = FakeReads()
     reads.remember("Ann has a dog called Rex.", kind="semantic")
     reads.remember("Ann's dog is a collie.")
-    reads.remember("Ann lives by the sea.", kind="semantic", author="person")
-    reads.remember("Ann walks by the sea.")
-    llm = ScriptedLLM(
-        answers=[
-            changes(
-                ("add", 0, "Ann flies helicopters over deserts.", [1]),
-                ("add", 0, "Ann has a collie named Bella.", [1]),
-                ("revise", 1, "Ann has a dog, a collie.", [1]),  # the name is lost
-                ("add", 0, "Ann has a dog called Rex.", [1]),  # known
-                ("supersede", 2, "Ann walks by the sea.", [2]),  # a person wrote it
-            )
-        ]
-    )
-    plan = await STEP.decide(start(), desk(reads, llm=llm))
+    plan = await STEP.decide(start(), desk(reads, llm=ScriptedLLM(answers=[changes((1, action, text))])))
     assert (inserts(plan), revisions(plan), retired(plan)) == ([], [], [])
-    assert all(note["note"] != "done" for note in plan.decision["changes"])
+    assert why in plan.decision["changes"][0]["note"]
+
+
+async def test_a_fact_that_a_person_wrote_is_not_replaced() -> None:
+    reads = FakeReads()
+    reads.remember("Ann lives by the sea in Oostende.", kind="semantic", author="person")
+    reads.remember("Ann lives by the sea in Knokke.")
+    llm = ScriptedLLM(answers=[changes((1, "supersede", "Ann lives by the sea in Knokke."))])
+    plan = await STEP.decide(start(), desk(reads, llm=llm))
+    assert (inserts(plan), retired(plan)) == ([], [])
+    assert "a person wrote it" in plan.decision["changes"][0]["note"]
+
+
+async def test_an_llm_is_asked_about_topics_that_may_last_and_about_nothing_else() -> None:
+    reads = FakeReads()
+    reads.remember("The user has a brother called Nuno.", kind="semantic")
+    told = [
+        "The user takes oat milk in her coffee.",
+        "The user has a headache after the party on 6 March 2026.",
+        "The user's brother Nuno is a pilot in Porto.",
+        "The user said on 8 March 2026: I drink coffee with oat milk only.",
+        "The user is thrilled about the match.",
+    ]
+    for text in told:
+        reads.remember(text, metadata={"kind": "personal_fact"})
+    llm = ScriptedLLM(answers=[changes()])
+    await STEP.decide(start(), desk(reads, llm=llm))
+    (call,) = llm.completed
+    entries = call.schema["properties"]["changes"]["properties"]
+    assert list(entries) == ["#1 The user takes oat milk", "#2 The user's brother Nuno is"]
+    actions = [entry["properties"]["action"]["enum"] for entry in entries.values()]
+    assert actions == [["add", "nothing"], ["add", "revise", "supersede", "nothing"]]
+    assert "#2 known: The user has a brother called Nuno.\n- Sunday 3 May 2026: " in call.messages[-1].content
+
+
+async def test_what_happened_once_costs_no_call() -> None:
+    reads, llm = FakeReads(), ScriptedLLM()
+    reads.remember("The user bought a kettle on 2 May 2026.", metadata={"kind": "plan_or_event"})
+    reads.remember("用户2026年5月2日买了一个水壶。", metadata={"kind": "plan_or_event"})
+    plan = await STEP.decide(start(), desk(reads, llm=llm))
+    assert (llm.completed, inserts(plan), progress(plan).finished) == ([], [], True)
+
+
+async def test_one_persons_episodes_do_not_become_the_others_fact() -> None:
+    reads = FakeReads()
+    for who in ("Mira", "Jo"):
+        reads.remember(f"{who} plays the violin in the town band.", metadata={"kind": "personal_fact"})
+        reads.remember(f"{who} practises the violin with the band.", metadata={"kind": "personal_fact"})
+    facts = changes(
+        (1, "add", "Jo plays the violin in the town band."), (2, "add", "Jo plays the violin with the band.")
+    )
+    plan = await STEP.decide(start(), desk(reads, llm=ScriptedLLM(answers=[facts])))
+    (fact,) = inserts(plan)
+    assert (fact.text, fact.sources) == ("Jo plays the violin with the band.", ("m2", "m3"))
+    assert "somebody else" in plan.decision["changes"][0]["note"]
 
 
 async def test_a_run_goes_on_chunk_by_chunk_from_where_the_last_one_ended() -> None:

@@ -22,7 +22,7 @@ from afterword.prompts import Part, Question
 from afterword.testing import ScriptedLLM
 
 GOOD = '{"entries": [{"turns": [1], "kind": "personal_fact", "record": "Ann has a dog."}]}'
-READ = [Entry((1,), "personal_fact", "Ann has a dog.")]
+READ = [Entry(1, "personal_fact", "Ann has a dog.")]
 ASKED = Question((Part("user", "?"),), {"type": "object"}, 100)
 
 
@@ -41,6 +41,9 @@ ASKED = Question((Part("user", "?"),), {"type": "object"}, 100)
         GOOD.replace("personal_fact", "fact"),
         GOOD.replace('"turns"', '"turn"').replace("[1]", "1"),
         '[{"turns": [1], "kind": "personal_fact", "record": "Ann has a dog."}]',
+        '{"entries": {"#1 Ann: I have 2 dogs": {"kind": "personal_fact", "record": "Ann has a dog."}}}',
+        '{"#1 Ann: I have 2 dogs": {"kind": "personal_fact", "record": "Ann has a dog."}}',
+        '{"entries": [{"turn": "#1 Ann: I have", "kind": "personal_fact", "record": "Ann has a dog."}]}',
         '{"turns": [1], "kind": "personal_fact", "record": " Ann has\\n a dog. "}',
     ],
 )
@@ -50,7 +53,7 @@ def test_an_answer_is_read_however_it_is_written(answer: str) -> None:
 
 def test_whether_to_write_follows_from_the_kind() -> None:
     kinds = ["personal_fact", "preference_or_instruction", "plan_or_event", "general_question", "task_request"]
-    entries = [Entry((1,), kind, "x") for kind in [*kinds, "small_talk"]]  # type: ignore[arg-type]
+    entries = [Entry(1, kind, "x") for kind in [*kinds, "small_talk"]]  # type: ignore[arg-type]
     assert [entry.write for entry in entries] == [True, True, True, False, False, False]
 
 
@@ -64,6 +67,7 @@ def test_an_empty_list_is_an_answer() -> None:
         "",
         "I can't do that.",
         "{}",
+        '{"entries": {"#9 Ann: I": {"kind": "personal_fact", "record": "x"}}}',
         '{"entries": ["a dog"]}',
         '{"entries": [{"turns": [9], "kind": "personal_fact", "record": "x"}]}',
         '{"entries": [{"turns": [1], "kind": "xyz", "record": "x"}]}',
@@ -90,18 +94,16 @@ def test_a_memory_gets_one_verdict() -> None:
     assert (verdict.number, verdict.verdict, verdict.text, verdict.why) == (1, "revise", "a", "")
 
 
-def test_a_fact_must_rest_on_an_episode() -> None:
-    answer = """{"changes": [
-        {"action": "add", "fact": 0, "text": "A.", "episodes": ["E1", 2]},
-        {"action": "add", "fact": 0, "text": "B.", "episodes": [9]},
-        {"action": "supersede", "fact": "#1", "text": "C.", "episodes": 2},
-        {"action": "revise", "fact": 7, "text": "D.", "episodes": [1]},
-        {"action": "nothing"}]}"""
-    assert read_facts(answer, [1, 2], [1]) == [
-        FactChange("add", 0, "A.", (1, 2)),
-        FactChange("supersede", 1, "C.", (2,)),
-        FactChange("add", 0, "D.", (1,)),  # a fact that is not there can't be revised: it is new
-    ]
+def test_a_fact_is_read_by_the_topic_that_its_entry_is_named_after() -> None:
+    answer = """{"changes": {
+        "#1 Ann has": {"action": "add", "fact": "A."},
+        "#2 Ann had 3": {"action": "superseded", "fact": "C."},
+        "#3 Ann is": {"action": "nothing", "fact": "D."},
+        "#4 Ann was": {"action": "revise", "fact": ""},
+        "#9 Ann went": {"action": "add", "fact": "E."}}}"""
+    assert read_facts(answer, [1, 2, 3, 4]) == [FactChange("add", 1, "A."), FactChange("supersede", 2, "C.")]
+    listed = '{"changes": [{"topic": 2, "action": "add", "fact": "A."}, {"topic": 2, "action": "add", "fact": "B."}]}'
+    assert read_facts(listed, [1, 2]) == [FactChange("add", 2, "A.")]
 
 
 async def test_an_answer_that_can_not_be_read_is_asked_for_once_more_with_the_error() -> None:

@@ -69,7 +69,7 @@ LOOKS: dict[str, Look] = {
     "turns": lambda ledger, scope, own: ledger.turns(scope, "c"),
     "last_turns": lambda ledger, scope, own: ledger.last_turns(scope, "c", 5),
     "turn": lambda ledger, scope, own: ledger.turn(scope, own.turn),
-    "reply_to": lambda ledger, scope, own: ledger.reply_to(scope, own.turn),
+    "opening": lambda ledger, scope, own: ledger.opening(scope, own.turn, 5),
     "receipt": lambda ledger, scope, own: ledger.receipt(scope, own.reply),
     "cursor": lambda ledger, scope, own: ledger.cursor(scope, "c"),
     "read": lambda ledger, scope, own: ledger.read(scope, [own.memory, Ref(own.turn, 1)]),

@@ -286,7 +286,7 @@ def test_the_migrations_make_the_schema(tmp_path: Path) -> None:
 
 
 async def test_a_claim_looks_only_at_lanes_that_are_free_and_at_heads_of_streams(house: House) -> None:
-    query = claims._free_lanes(house.clock.now(), KINDS, 5)
+    query = claims._looks(tuple(KINDS)).free.params(now=house.clock.now(), count=5)
     sql = str(query.compile(dialect=dialect.dialect(), compile_kwargs={"literal_binds": True}))
     plan = [row[3] for row in driver(house.ledger).execute(f"EXPLAIN QUERY PLAN {sql}")]
     assert any("lane USING INDEX lane_ready" in line for line in plan), plan

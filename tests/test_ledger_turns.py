@@ -109,11 +109,22 @@ async def test_metadata_that_is_no_json_is_refused(house: House) -> None:
         await house.ledger.accept(ANN, [NewTurn("c", "user", "hi", metadata={"a": object()})])
 
 
+async def test_what_a_reply_starts_from_is_one_snapshot_with_the_turns_before_it(house: House) -> None:
+    told = [(await house.say(f"number {number}"))[0] for number in range(4)]
+    await house.say("of another chat", chat="d")
+    opening = await house.ledger.opening(ANN, told[3].id, 2)
+    assert (opening.turn, opening.reply, opening.before) == (told[3], None, (told[1], told[2]))
+    assert opening.epoch == (await house.ledger.state(ANN)).epoch
+    assert (await house.ledger.opening(ANN, told[0].id, 2)).before == ()
+    with pytest.raises(NotFound):
+        await house.ledger.opening(ANN, "nobody's", 2)
+
+
 async def test_a_reply_is_kept_with_its_receipt(house: House) -> None:
     (turn,) = await house.say("Where do I live?")
     recalled = Ref("m1", 3)
     reply = await house.reply(turn, "In Oslo", recalled=(recalled,), metadata={"model": "x"})
-    assert await house.ledger.reply_to(ANN, turn.id) == reply
+    assert (await house.ledger.opening(ANN, turn.id, 5)).reply == reply
     assert (reply.role, reply.reply_to, reply.position, reply.cut) == ("assistant", turn.id, 1, None)
     receipt = await house.ledger.receipt(ANN, reply.id)
     assert receipt is not None

@@ -125,23 +125,61 @@ async def test_a_correction_becomes_a_new_version_that_names_the_turn() -> None:
     assert len(llm.completed) == 1
 
 
-async def test_a_revision_that_loses_a_detail_is_left_and_noted() -> None:
+async def test_where_a_revision_would_lose_a_detail_what_was_said_stands_beside_the_old_text() -> None:
     reads = FakeReads()
     text = "The user's sister moved to Mainz."  # Lena's name is gone, and nobody said so
     llm = ScriptedLLM(answers=[verdicts((1, "revise", text))])
     plan = await turn(
         reads, "My sister no longer lives in Bonn, she moved to Mainz", "Oh!", [reads.remember(EPISODE)], llm
     )
-    assert revisions(plan) == []
+    (revision,) = revisions(plan)
+    said = "My sister no longer lives in Bonn, she moved to Mainz"
+    assert revision.text == f"{EPISODE} (Corrected by the user on 3 May 2026: {said})"
     assert "lena" in plan.decision["verdicts"][0]["note"]
 
 
-async def test_a_revision_that_invents_a_detail_is_left_and_noted() -> None:
+async def test_where_a_revision_invents_a_detail_what_was_said_stands_beside_the_old_text() -> None:
     reads = FakeReads()
     llm = ScriptedLLM(answers=[verdicts((1, "revise", REVISED.replace("2026", "2027")))])
     plan = await turn(reads, MOVED, "Oh!", [reads.remember(EPISODE)], llm)
-    assert revisions(plan) == []
+    (revision,) = revisions(plan)
+    assert (revision.text.startswith(EPISODE), "2027" in revision.text) == (True, False)
     assert "2027" in plan.decision["verdicts"][0]["note"]
+
+
+async def test_a_revision_that_tells_of_another_memory_is_not_taken() -> None:
+    reads = FakeReads()
+    memories = [reads.remember(EPISODE), reads.remember("The user plans a boat trip to Denmark in August.")]
+    mixed = "The user's sister Lena lives in Mainz and plays the cello; a boat trip in August was planned before."
+    llm = ScriptedLLM(answers=[verdicts((1, "revise", mixed), (2, "keep", ""))])
+    (revision,) = revisions(await turn(reads, MOVED, "Oh!", memories, llm))
+    assert "boat" not in revision.text
+    assert revision.text.startswith(EPISODE)
+
+
+async def test_a_correction_that_the_llm_only_repeats_the_memory_for_is_noted_beside_it() -> None:
+    reads = FakeReads()
+    llm = ScriptedLLM(answers=[verdicts((1, "revise", EPISODE))])
+    (revision,) = revisions(await turn(reads, MOVED, "Oh!", [reads.remember(EPISODE)], llm))
+    assert revision.text.startswith(f"{EPISODE} (Corrected by the user on 3 May 2026: ")
+
+
+async def test_a_revision_gives_what_was_said_as_its_reason() -> None:
+    reads = FakeReads()
+    answer = json.dumps({"verdicts": {"#1 The user's sister": {"verdict": "revise", "text": REVISED}}})
+    (revision,) = revisions(await turn(reads, MOVED, "Oh!", [reads.remember(EPISODE)], ScriptedLLM(answers=[answer])))
+    assert (revision.text, revision.why) == (REVISED, MOVED)
+
+
+async def test_an_llm_judges_the_memories_that_share_most_with_what_was_said() -> None:
+    reads = FakeReads()
+    memories = [reads.remember(f"The user's sister Lena lives in Bonn, house {n}.") for n in range(5)]
+    near = reads.remember("Lena moved to Bonn from Mainz once.")
+    llm = ScriptedLLM(answers=[verdicts((1, "keep", ""))])
+    await turn(reads, MOVED, "Lena moved from Bonn to Mainz.", [*memories, near], llm)
+    shown = llm.completed[0].messages[-1].content
+    assert f"#1 Sunday 3 May 2026: {near.text}" in shown
+    assert shown.count("\n#") == 3
 
 
 async def test_a_contradicted_memory_keeps_its_words_with_the_correction_beside_them() -> None:

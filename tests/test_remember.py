@@ -222,8 +222,8 @@ async def test_entries_are_asked_for_only_where_something_may_be_taught() -> Non
     llm = ScriptedLLM(answers=[entries(([3], "personal_fact", "The user adopted a parrot called Coco."))])
     assert len(inserts(await STEP.decide(JOB, desk(reads, llm=llm)))) == 1
     (call,) = llm.completed
-    assert call.messages[-1].content.endswith("\nENTRIES FOR #3")
-    assert call.schema["properties"]["entries"]["items"]["properties"]["turns"]["items"]["enum"] == [3]
+    assert call.messages[-1].content.endswith("\nENTRIES\n#3 the user: I adopted a parrot called")
+    assert list(call.schema["properties"]["entries"]["properties"]) == ["#3 the user: I adopted a parrot called"]
 
 
 async def test_the_turns_before_the_window_are_context_only() -> None:

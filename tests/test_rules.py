@@ -132,3 +132,39 @@ def test_a_record_without_speaker_and_date_is_what_was_said() -> None:
     assert own_words("Ann said on 3 May 2026: I like tea.") == "I like tea."
     assert own_words("用户在2026年5月3日说：我喜欢茶。") == "我喜欢茶。"
     assert own_words("Ann likes tea.") == "Ann likes tea."
+    assert own_words("Ann said on 3 May 2026, asked “How many?”: Three.") == "Three."
+    assert own_words("用户在2026年5月3日被问“多大了？”时说：才四个月。") == "才四个月。"
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("Wow Bea, that's great! You'd be a good vet.", ""),
+        ("Thanks, Bea! I painted it last year. Do you like it?", "I painted it last year."),
+        ("You've got this, and you know where I live!", ""),
+        ("That boat is gorgeous! Is it yours?", ""),
+        ("I'm so proud of you, Bea! I couldn't agree more.", ""),
+        ("Let's keep going! We can do it.", ""),
+        ("Good to see you, Bea! My twins started school.", "My twins started school."),
+        ("哇，恭喜你！我上个月搬到了厦门。你呢？", "我上个月搬到了厦门。"),
+        ("你太厉害了！加油！", ""),
+    ],
+)
+def test_between_people_only_what_tells_of_the_speaker_counts(said: str, kept: str) -> None:
+    assert rules.about_speaker(said, ["Ann", "Bea"]) == kept
+
+
+def test_a_sentence_without_i_counts_only_as_an_answer_or_where_it_goes_on() -> None:
+    assert rules.about_speaker("Three rooms.", ["Ann"]) == "Three rooms."
+    assert rules.about_speaker("Three rooms.", ["Ann"], answers=False) == ""
+    assert rules.about_speaker("Rest is vital. I rest. It helps.", ["Ann"], answers=False) == "I rest. It helps."
+
+
+def test_a_picture_alone_tells_nothing() -> None:
+    assert rules.about_speaker("Nice, Bea! [image: two bowls]", ["Bea"]) == ""
+    assert rules.about_speaker("I made these. [image: two bowls]", ["Bea"]) == "I made these. [image: two bowls]"
+
+
+def test_a_sentence_that_goes_on_about_the_same_thing_stays_with_it() -> None:
+    told = rules.told(FakeReads().say("I opened a bakery. It's in the old mill. What do you think?"))
+    assert [one.sentence for one in told] == ["I opened a bakery. It's in the old mill."]

@@ -19,10 +19,14 @@ from afterword.slips import slip, tidied
         ("The user wants to be an editor.", "I work as an editor.", "a wish that nobody had"),
         ("用户希望在出版社做编辑。", "我在出版社做编辑。", "a wish that nobody had"),
         ("Bea builds a library.", "I build a library.", "told of somebody else"),
+        ("Bea has a lovely boat.", "Wow, Bea! I have a lovely boat too.", "told of somebody else"),
+        ("The boat is lovely.", "I have a lovely boat.", "told of somebody else"),
+        ("Ann is proud of Bea.", "I am proud of you, Bea.", "about the talk itself"),
+        ("Ann agrees that rest is important.", "I agree, rest is important.", "about the talk itself"),
     ],
 )
 def test_a_slip_is_told_by_its_form(text: str, said: str, wrong: str) -> None:
-    assert slip(text, [said], ["Ann"], ["Ann", "Bea"]) == wrong
+    assert slip(text, said, "Ann", ["Ann", "Bea"]) == wrong
 
 
 @pytest.mark.parametrize(
@@ -30,14 +34,24 @@ def test_a_slip_is_told_by_its_form(text: str, said: str, wrong: str) -> None:
     [
         ("Ann wants short answers.", "Please keep it short."),
         ("Ann wants to learn the harp.", "I want to learn the harp."),
-        ("用户希望回答短一点。", "以后回答短一点"),
         ("Bea is Ann's sister.", "Bea is my sister."),
         ("Ann calls her boat “My Way”.", "My boat is called My Way."),
-        ("用户住在中国的宁波。", "我住在宁波"),
     ],
 )
 def test_what_is_well_told_has_none(text: str, said: str) -> None:
-    assert slip(text, [said], ["Ann"], ["Ann", "Bea"]) == ""
+    assert slip(text, said, "Ann", ["Ann", "Bea"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("用户希望回答短一点。", "以后回答短一点"),
+        ("用户住在中国的宁波。", "我住在宁波"),
+        ("小雯搬了家。", "小雯搬家了"),
+    ],
+)
+def test_who_talks_alone_need_not_be_named(text: str, said: str) -> None:
+    assert slip(text, said, "用户", ["用户"]) == ""
 
 
 def test_dates_told_twice_are_told_once() -> None:

@@ -32,7 +32,7 @@ def answers(_: Sequence[Message], schema: Json) -> str:
     items: dict[str, dict[str, object]] = {
         "entries": {"turns": [1], "kind": "personal_fact", "record": LIVES},
         "verdicts": {"memory": 1, "verdict": "revise", "text": MOVED, "why": "she moved"},
-        "changes": {"action": "add", "fact": 0, "text": "The user's sister Lena plays the cello.", "episodes": [1]},
+        "changes": {"action": "add", "topic": 1, "text": "The user's sister Lena plays the cello."},
     }
     return json.dumps({name: [items[name]]})
 

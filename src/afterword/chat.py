@@ -38,7 +38,7 @@ from afterword.reply import Reply
 
 if TYPE_CHECKING:
     from afterword.intake import Intake
-    from afterword.ports import Clock, Ledger, Policy
+    from afterword.ports import Clock, Ledger, Opening, Policy
     from afterword.recall import Recaller
 
 log = structlog.get_logger(__name__)
@@ -107,24 +107,20 @@ class Chats:
 
     async def start(self, scope: Scope, new: NewTurn) -> Reply:
         """Keep the message, then let the reply begin. A `turn_id` that has a reply gives that reply."""
-        epoch, turn = await self._accept(scope, new)
-        return await self._begin(scope, epoch, turn)
+        turn = await self._accept(scope, new)
+        return await self._begin(scope, turn.id)
 
     async def open(self, scope: Scope, new: NewTurn) -> OpenTurn:
         """Keep the message and recall, for a reply that comes from elsewhere."""
-        epoch, turn = await self._accept(scope, new)
-        history = await self._history(scope, turn)
-        recalled = await self._search(scope, turn, history)
+        turn = await self._accept(scope, new)
+        opening = await self._ledger.opening(scope, turn.id, self._limits.history_turns)
+        recalled = await self._search(scope, turn, self._history(opening))
         context = self._context(turn, recalled)
-        return OpenTurn(self, scope, epoch, turn, recalled, context)
+        return OpenTurn(self, scope, opening.epoch, turn, recalled, context)
 
     async def again(self, scope: Scope, turn_id: str) -> Reply:
         """A reply to a kept message that has none, or only a cut one."""
-        turn = await self._ledger.turn(scope, turn_id)
-        if turn.role != "user":
-            raise InvalidInput(f"turn {turn_id} is a reply: name the message that it answers")
-        state = await self._ledger.state(scope)
-        return await self._begin(scope, state.epoch, turn)
+        return await self._begin(scope, turn_id)
 
     def live(self, scope: Scope, chat_id: str) -> Reply | None:
         """The newest reply under way in this chat."""
@@ -145,32 +141,39 @@ class Chats:
             reply.stop(why)
         await asyncio.gather(*(reply.done() for reply in replies))
 
-    async def _accept(self, scope: Scope, new: NewTurn) -> tuple[int, Turn]:
+    async def _accept(self, scope: Scope, new: NewTurn) -> Turn:
         if self._closed:
             raise InvalidInput("the server is shutting down: send the message again in a moment")
-        state = await self._ledger.state(scope)
         turns = await self._intake.accept(scope, [new], debounce=True)
-        return state.epoch, turns[0]
+        return turns[0]
 
-    async def _begin(self, scope: Scope, epoch: int, turn: Turn) -> Reply:
-        live = self._live.get((scope, turn.id))
-        if live is not None and not live.over:
+    async def _begin(self, scope: Scope, turn_id: str) -> Reply:
+        if live := self._under_way(scope, turn_id):
             return live
-        given = await self._ledger.reply_to(scope, turn.id)
+        opening = await self._ledger.opening(scope, turn_id, self._limits.history_turns)
+        turn, given = opening.turn, opening.reply
+        if turn.role != "user":
+            raise InvalidInput(f"turn {turn_id} is a reply: name the message that it answers")
+        if live := self._under_way(scope, turn_id):  # two may ask at once
+            return live
         reply = Reply(turn)
         if given is not None and given.cut is None:
             reply.add(given.text)
             reply.end(given)
             return reply
         self._live[scope, turn.id] = reply
-        reply.run(self._run(scope, epoch, reply))
+        reply.run(self._run(scope, opening, reply))
         return reply
+
+    def _under_way(self, scope: Scope, turn_id: str) -> Reply | None:
+        reply = self._live.get((scope, turn_id))
+        return None if reply is None or reply.over else reply
 
     # ── the way of one reply ───────────────────────────────────────────────────────────────────────────────────────
 
-    async def _run(self, scope: Scope, epoch: int, reply: Reply) -> None:
+    async def _run(self, scope: Scope, opening: Opening, reply: Reply) -> None:
         try:
-            await self._write(scope, reply)
+            await self._write(scope, reply, self._history(opening))
         except asyncio.CancelledError:
             reply.cut = reply.cut_as
         except LLMUnavailable as error:
@@ -183,12 +186,11 @@ class Chats:
         finally:
             stored: Turn | None = None
             with suppress(asyncio.CancelledError):
-                stored = await asyncio.shield(self._keep(scope, epoch, reply))
+                stored = await asyncio.shield(self._keep(scope, opening.epoch, reply))
             self._live.pop((scope, reply.turn.id), None)
             reply.end(stored)
 
-    async def _write(self, scope: Scope, reply: Reply) -> None:
-        history = await self._history(scope, reply.turn)
+    async def _write(self, scope: Scope, reply: Reply, history: list[Turn]) -> None:
         recalled = await self._search(scope, reply.turn, history)
         reply.found(recalled)
         prompt = self._prompt(reply.turn, history, recalled)
@@ -215,15 +217,11 @@ class Chats:
         if not reply.text.strip():
             raise LLMUnavailable("the LLM gave an empty reply", fix="ask again, or choose another model")
 
-    async def _history(self, scope: Scope, turn: Turn) -> list[Turn]:
+    def _history(self, opening: Opening) -> list[Turn]:
         """The turns before this one that fit the prompt, oldest first."""
-        first = max(0, turn.position - self._limits.history_turns)
-        if turn.position == 0:
-            return []
-        before = await self._ledger.turns(scope, turn.chat_id, first=first, last=turn.position - 1)
         kept: list[Turn] = []
         room = self._limits.history_tokens
-        for earlier in reversed(before):
+        for earlier in reversed(opening.before):
             room -= estimate_tokens(earlier.text)
             if room < 0:
                 break

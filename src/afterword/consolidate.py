@@ -17,8 +17,10 @@ from afterword.plan import Change, Insert, Plan, Progress, Retire, Revise
 from afterword.ports import Step
 from afterword.prompts import consolidate_question
 from afterword.records import Filters, MemoryRecord
-from afterword.remember import says_the_same
+from afterword.remember import TOLD, says_the_same
+from afterword.slips import slip
 from afterword.texts import content_words
+from afterword.topics import lasting, subject, subjects, topics
 
 if TYPE_CHECKING:
     from afterword.ports import LLM, Desk
@@ -110,23 +112,29 @@ def nearest(
 async def _by_llm(
     llm: LLM, episodes: list[MemoryRecord], shown: list[MemoryRecord], facts: list[MemoryRecord], desk: Desk
 ) -> tuple[list[Change], Json]:
-    question = consolidate_question(episodes, shown, desk.policy)
-    read = range(1, len(episodes) + 1), range(1, len(shown) + 1)
-    answered = await ask(llm, question, lambda text: read_facts(text, *read))
+    found = topics(episodes, shown)
+    if not found:
+        return [], {"by": "llm", "calls": 0, "note": "nothing that lasts"}
+    question = consolidate_question(episodes, shown, found, desk.policy)
+    answered = await ask(llm, question, lambda text: read_facts(text, range(1, len(found) + 1)))
     changes: list[Change] = []
     notes: list[Json] = []
     touched: set[str] = set()
     texts = [fact.text for fact in facts]
     for wanted in answered.value:
-        old = shown[wanted.fact - 1] if wanted.fact else None
-        support = [episodes[number - 1] for number in wanted.episodes]
+        topic = found[wanted.topic - 1]
+        old = shown[topic.fact - 1] if topic.fact and wanted.action != "add" else None
+        support = [episodes[number - 1] for number in topic.episodes]
         note = _objection(wanted, old, support, texts, touched)
+        others = subjects(episodes) - {subject(episode.text) for episode in support}
+        if not note and subject(wanted.text) in others:
+            note = "left: told of somebody else"
         if not note:
             changes += _carried_out(wanted, old, support)
             texts.append(wanted.text)
             touched |= {old.id} if old else set()
         notes.append(
-            {"action": wanted.action, "text": wanted.text, "on": old.id if old else None, "note": note or "done"}
+            {"action": wanted.action, "fact": old.id if old else "", "text": wanted.text, "note": note or "done"}
         )
     return changes, {"by": "llm", "model": answered.model, "calls": answered.calls, "changes": notes}
 
@@ -145,9 +153,12 @@ def _objection(
         return "left: a person wrote it" if old.author == "person" else "left: changed already"
     if any(says_the_same(wanted.text, text) for text in texts):
         return "known already"
-    if old is None and all(episode.metadata.get("kind") == "plan_or_event" for episode in support):
+    if old is None and len(support) == 1 and not (lasting(wanted.text) or _wish(support[0])):
         return "left: what happened once is no lasting fact"
-    if not grounded(wanted.text, before + evidence):
+    wrong = slip(wanted.text, evidence, "", [])
+    if wrong:
+        return f"left: {wrong}"
+    if not grounded(wanted.text, before + evidence, least=TOLD):
         return "left: the episodes do not say so"
     invented = invented_details(wanted.text, before + evidence)
     if invented:
@@ -156,6 +167,10 @@ def _objection(
         lost = lost_details(old.text, wanted.text, evidence)
         return f"left: it would lose {', '.join(lost)}" if lost else ""
     return ""
+
+
+def _wish(episode: MemoryRecord) -> bool:
+    return episode.metadata.get("kind") == "preference_or_instruction"
 
 
 def _carried_out(wanted: FactChange, old: MemoryRecord | None, support: Sequence[MemoryRecord]) -> list[Change]:

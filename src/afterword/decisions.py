@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import json_repair
 
@@ -43,9 +43,9 @@ Name = TypeVar("Name", bound=str)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What a turn taught: `turns` are numbers as the prompt gave them. `write` follows from the kind."""
+    """What a turn taught: `turn` is its number in the prompt. `write` follows from the kind."""
 
-    turns: tuple[int, ...]
+    turn: int
     kind: EntryKind
     text: str
 
@@ -66,12 +66,11 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class FactChange:
-    """A change to what is known for good. `fact` is 0 for a new one; `episodes` are the numbers it rests on."""
+    """A change to what is known for good; `topic` is its number in the prompt."""
 
     action: FactAction
-    fact: int
+    topic: int
     text: str
-    episodes: tuple[int, ...]
 
 
 # ── reading ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -83,11 +82,11 @@ def read_entries(answer: str, turns: Collection[int]) -> list[Entry]:
     items = _items(answer, "entries", ("kind", "record"))
     for item in items:
         kind = _near(item.get("kind"), ENTRY_KINDS)
-        numbers = _numbers(item.get("turns", item.get("turn", item.get("source"))), turns)
+        numbers = _numbers(item.get("turns", item.get("turn", item.get("number"))), turns)
         if not numbers and len(turns) == 1:
             numbers = tuple(turns)
         if kind and numbers:
-            entries.append(Entry(numbers, kind, _text(item.get("record", item.get("text")))))
+            entries.append(Entry(numbers[0], kind, _text(item.get("record", item.get("text")))))
     if items and not entries:
         raise BadAnswer(f"no entry names a turn among {_listed(turns)} and a kind of {', '.join(ENTRY_KINDS)}")
     return entries
@@ -110,23 +109,22 @@ def read_verdicts(answer: str, numbers: Collection[int]) -> list[Verdict]:
     return list(verdicts.values())
 
 
-def read_facts(answer: str, episodes: Collection[int], facts: Collection[int]) -> list[FactChange]:
-    """Changes that rest on an episode and, to revise or supersede, name a fact. Raises `BadAnswer`."""
-    changes: list[FactChange] = []
+def read_facts(answer: str, topics: Collection[int]) -> list[FactChange]:
+    """One change a topic at most. Raises `BadAnswer`."""
+    changes: dict[int, FactChange] = {}
     items = _items(answer, "changes", ("action",))
     readable = 0
     for item in items:
         action = _near(item.get("action"), ACTIONS)
         readable += action is not None
-        rests_on = _numbers(item.get("episodes", item.get("episode")), episodes)
-        fact = (_numbers(item.get("fact"), facts) or (0,))[0]
-        text = _text(item.get("text"))
-        if action is None or action == "nothing" or not rests_on or not text:
+        topic = _numbers(item.get("number", item.get("topic")), topics)
+        text = _text(item.get("fact", item.get("text")))
+        if action is None or action == "nothing" or not topic or not text:
             continue
-        changes.append(FactChange(action if fact else "add", fact, text, rests_on))
+        changes.setdefault(topic[0], FactChange(action, topic[0], text))
     if items and not readable:
         raise BadAnswer(f"no change names an action of {', '.join(ACTIONS)}")
-    return changes
+    return list(changes.values())
 
 
 def _items(answer: str, key: str, marks: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -145,12 +143,26 @@ def _items(answer: str, key: str, marks: tuple[str, ...]) -> list[dict[str, Any]
         value = [value]
     if isinstance(value, dict) and any(mark in value for mark in marks):
         value = [value]
-    if not isinstance(value, list):
+    items = _listed_items(value)
+    if items is None:
         raise BadAnswer(f'the answer lacks the list "{key}"')
-    items = [cast("dict[str, Any]", item) for item in value if isinstance(item, dict)]
     if value and not items:
         raise BadAnswer(f'"{key}" holds no objects')
     return items
+
+
+def _listed_items(value: object) -> list[dict[str, Any]] | None:
+    """The objects of a list, or those of an object that has a field for each, named after it: `#3 Ann: We got …`."""
+    if isinstance(value, dict):
+        named = [(name, item) for name, item in value.items() if isinstance(item, dict)]
+        value = [{"number": _number_first(name), **item} for name, item in named] or None
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else None
+
+
+def _number_first(name: object) -> str:
+    """`3` out of `#3 Ann: We got 2 cats`."""
+    found = re.match(r"\D{0,8}(\d{1,9})", str(name))
+    return found[1] if found else ""
 
 
 def _near(value: object, names: tuple[Name, ...]) -> Name | None:
@@ -218,7 +230,7 @@ def names_in(text: str) -> frozenset[str]:
     chinese = language_of(text) == "zh"
     found = {quoted.lower() for quoted in _QUOTED.findall(text)}
     for match in _NAME.finditer(text):
-        word = re.sub(r"['’]s$", "", match.group()).rstrip(".-'’")
+        word = re.sub(r"['’](?:s|m|ve|d|ll|re)$", "", match.group()).rstrip(".-'’")
         before = text[: match.start()].rstrip(" \"'“(")
         first = not before or before[-1] in ".!?:…\n"
         if word.lower() not in _NO_NAMES and (chinese or (word[0].isupper() and not first)):

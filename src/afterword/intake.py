@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from afterword.ports import Clock, Ledger
     from afterword.records import NewJob, NewTurn, Scope, Turn
 
+EMBED_DELAY = 3.0  # seconds that a message's embedding waits for the reply's
+
 
 class Intake:
     """Where turns come in. `embeds`: there is an embedder, so new records get an embedding job too."""
@@ -40,11 +42,13 @@ class Intake:
         """Store turns in this order. Those without a time were said now; those without an offset, where we are."""
         placed = [self._placed(turn) for turn in turns]
         jobs = remember_jobs(scope, placed, debounce=debounce, delay=self._debounce, max_wait=self._debounce_most)
-        return await self._ledger.accept(scope, placed, [*jobs, *self.embedding(scope)])
+        delay = EMBED_DELAY if debounce and self._debounce > 0 else 0.0
+        return await self._ledger.accept(scope, placed, [*jobs, *self.embedding(scope, delay)])
 
-    def embedding(self, scope: Scope) -> list[NewJob]:
-        """The job that embeds what is new, if there is an embedder."""
-        return [embed_job(scope)] if self._embeds else []
+    def embedding(self, scope: Scope, delay: float = 0.0) -> list[NewJob]:
+        """The job that embeds what is new, if there is an embedder. A message's waits, and the commit of its reply lets it
+        go: one job for both, none of it while the reply is on its way."""
+        return [embed_job(scope, delay)] if self._embeds else []
 
     def _placed(self, turn: NewTurn) -> NewTurn:
         if turn.utc_offset is not None:

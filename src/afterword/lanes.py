@@ -19,6 +19,7 @@ NEEDS = {
 }
 REMEMBER_DELAY = 2.0  # seconds after a chat's last turn
 REMEMBER_MAX_WAIT = 20.0  # seconds after the first turn that waits
+EMBED_MAX_WAIT = 10.0  # seconds after the first record that waits
 
 
 def _named(what: str, scope: Scope, *more: str) -> str:
@@ -78,7 +79,8 @@ def reconsolidate_query_job(
 
 def embed_job(scope: Scope, delay: float = 0.0) -> NewJob:
     """Embed what has no vectors yet."""
-    return NewJob(kind="embed", lane=embed_lane(scope), key=_named("embed", scope), delay=delay)
+    most = EMBED_MAX_WAIT if delay else None
+    return NewJob(kind="embed", lane=embed_lane(scope), key=_named("embed", scope), delay=delay, max_wait=most)
 
 
 def consolidate_job(scope: Scope, payload: Json | None = None) -> NewJob:

@@ -100,6 +100,16 @@ class Queue:
         return sum(number for (_, of), number in self.jobs.items() if of == state)
 
 
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a reply starts from, as one snapshot had it."""
+
+    epoch: int  # under which the turn stands; the reply is kept under the same or not at all
+    turn: Turn
+    reply: Turn | None  # the one that is there, whole or cut
+    before: tuple[Turn, ...]  # the turns before it in its chat, oldest first
+
+
 class Watch(Protocol):
     """Wakes when something changed, in this process or another. Several changes may become one waking."""
 
@@ -129,7 +139,9 @@ class Reads(Protocol):
         """Raises `NotFound`."""
         ...
 
-    async def reply_to(self, scope: Scope, turn_id: str) -> Turn | None: ...
+    async def opening(self, scope: Scope, turn_id: str, most: int) -> Opening:
+        """What a reply to this turn starts from, at most `most` turns before it among it. Raises `NotFound`."""
+        ...
 
     async def receipt(self, scope: Scope, reply_id: str) -> Receipt | None: ...
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, TypeVarTuple
 
-from afterword.ledger_port import Decision, Entry, IndexChange, JobFilter, Ledger, Queue, Reads, Watch
+from afterword.ledger_port import Decision, Entry, IndexChange, JobFilter, Ledger, Opening, Queue, Reads, Watch
 from afterword.plan import Plan
 from afterword.records import Filters, Hit, Job, Json, Ref, Scope
 
@@ -36,6 +36,7 @@ __all__ = [
     "Ledger",
     "Message",
     "Offload",
+    "Opening",
     "Policy",
     "Prompt",
     "Query",

@@ -6,7 +6,6 @@ The LLM is asked at most once a turn, and only when the user told something rath
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from afterword.asking import ask
 from afterword.dates import absolute, annotated, day
-from afterword.decisions import Verdict, invented_details, lost_details, read_verdicts
+from afterword.decisions import Verdict, grounded, invented_details, lost_details, read_verdicts
 from afterword.errors import NotFound
 from afterword.lanes import embed_job
 from afterword.plan import Change, Plan, Reconsolidated, Revise, Strengthen
@@ -22,7 +21,7 @@ from afterword.ports import Step
 from afterword.prompts import reconsolidate_question, said_by
 from afterword.ranking import strength_at
 from afterword.records import MemoryRecord, local_time
-from afterword.rules import is_filler, is_question
+from afterword.rules import corrects, is_filler, is_question
 from afterword.slips import slip, tidied
 from afterword.texts import content_words, cut, estimate_tokens, language_of, share
 
@@ -33,15 +32,10 @@ if TYPE_CHECKING:
 STRONGEST = 5.0
 USED = 0.2  # of an episode's words in what was said
 TOUCHED = 0.2  # of an episode's words in the user's own turn
-ASKED = 6  # episodes a call
+ASKED = 3  # episodes a call: those that share most with what was said
+KNOWN = 0.75  # of a new version's words that stand in the old one or in what was said
+WHY = 40  # tokens of what was said that are kept as the reason of a revision
 LONGEST = 300  # tokens of a memory: what goes on beyond is no memory in a sentence or two
-
-_CORRECTS = re.compile(
-    r"\b(?:actually|no longer|not any ?more|any ?more|instead|changed|correction|wrong|mistake|not true|turns out|switched|"
-    r"used to|stopped|quit|moved|cancell?ed|postponed|meanwhile|since then|update)\b|"
-    r"其实|不再|改成|改为|改到|换成|换了|搬|不对|错了|更正|取消|推迟|已经不|现在不|不是.{1,12}(?:是|而是)|原来|后来",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +80,7 @@ def may_change(said: str, episode: str) -> bool:
     common = words & told
     if not common or not told - words:
         return False
-    return bool(_CORRECTS.search(said)) or (len(common) >= 2 and share(words, told) >= TOUCHED)
+    return corrects(said) or (len(common) >= 2 and share(words, told) >= TOUCHED)
 
 
 async def decide(job: Job, desk: Desk) -> Plan:
@@ -156,10 +150,12 @@ async def _plan(
         and memory.author != "person"
         and said.turn_id not in memory.sources
         and may_change(said.text, memory.text)
-    ][:ASKED]
+    ]
+    told = content_words(said.text)
+    open_to_change.sort(key=lambda memory: len(content_words(memory.text) & told), reverse=True)
     llm = desk.llm
     if llm is not None and not llm.quotes and open_to_change:
-        revised = await _revised(llm, open_to_change, said)
+        revised = await _revised(llm, open_to_change[:ASKED], said)
         changes += revised.changes
         decision |= revised.decision
     embeds = any(isinstance(change, Revise) for change in changes) and desk.embedder is not None
@@ -176,40 +172,54 @@ async def _revised(llm: LLM, episodes: Sequence[MemoryRecord], said: Said) -> _R
         text, note = _new_text(verdict, episode, said)
         if text:
             sources = (said.turn_id,) if said.turn_id else ()
-            changes.append(Revise(episode.ref, text, "llm", sources, why=verdict.why or verdict.verdict))
+            changes.append(Revise(episode.ref, text, "llm", sources, why=verdict.why or cut(said.text, WHY)))
         notes.append({"memory": list(episode.ref), "verdict": verdict.verdict, "text": verdict.text, "note": note})
     return _Revised(tuple(changes), {"model": answered.model, "calls": answered.calls, "verdicts": notes})
 
 
 def _new_text(verdict: Verdict, episode: MemoryRecord, said: Said) -> tuple[str, str]:
-    """The text of the next version, "" to leave it, and why."""
+    """The text of the next version, "" to leave it, and why.
+
+    Where the LLM found something to revise but wrote it badly, what was said is noted beside the old text instead.
+    """
     if verdict.verdict == "keep":
         return "", "kept"
     if verdict.verdict == "contradicted":
-        text = _contradicted(episode, said)
-        if estimate_tokens(text) > LONGEST:
-            return "", "left: it would get too long"
-        return text, "what was said is noted beside it"
+        return _noted(episode, said, "what was said is noted beside it")
     text = tidied(absolute(verdict.text, said.local))
     if not text or text == episode.text:
-        return "", "left: nothing new"
-    wrong = slip(text, [said.text, episode.text], [], [])
+        return (
+            _noted(episode, said, "noted beside it: nothing new") if corrects(said.text) else ("", "left: nothing new")
+        )
+    wrong = _objection(text, episode, said)
+    return _noted(episode, said, f"noted beside it: {wrong}") if wrong else (text, "revised")
+
+
+def _objection(text: str, episode: MemoryRecord, said: Said) -> str:
+    """Why this is no new version of the episode, "" when it is one."""
+    wrong = slip(text, f"{said.text}\n{episode.text}", "", [])
     if wrong:
-        return "", f"left: {wrong}"
+        return wrong
     evidence = f"{said.who} {day(said.local, language_of(said.text))} {annotated(said.text, said.local)}"
     lost = lost_details(episode.text, text, evidence)
     if lost:
-        return "", f"left: it would lose {', '.join(lost)}"
+        return f"it would lose {', '.join(lost)}"
     written = day(local_time(episode.said_at, episode.utc_offset), language_of(episode.text))
-    invented = invented_details(text, f"{episode.text} {written} {evidence}")
+    known = f"{episode.text} {written} {evidence}"
+    invented = invented_details(text, known)
     if invented:
-        return "", f"left: nobody said {', '.join(invented)}"
-    return text, "revised"
+        return f"nobody said {', '.join(invented)}"
+    return "" if grounded(text, known, least=KNOWN) else "it tells something else"
 
 
-def _contradicted(episode: MemoryRecord, said: Said) -> str:
-    """What was remembered stays, as it was said then; what contradicts it stands beside it, in the person's words."""
+def _noted(episode: MemoryRecord, said: Said, note: str) -> tuple[str, str]:
+    """What was remembered stays, as it was said then; what was said now stands beside it, in the person's words."""
     words = cut(" ".join(annotated(said.text, said.local).split()), 100)
+    correction = corrects(said.text)
     if language_of(episode.text) == "zh":
-        return f"{episode.text}（{day(said.local, 'zh', weekday=False)}{said.who}更正：{words}）"
-    return f"{episode.text} (Corrected by {said.who} on {day(said.local, weekday=False)}: {words})"
+        verb = "更正" if correction else "补充"
+        text = f"{episode.text}（{day(said.local, 'zh', weekday=False)}{said.who}{verb}：{words}）"
+    else:
+        verb = "Corrected" if correction else "Added"
+        text = f"{episode.text} ({verb} by {said.who} on {day(said.local, weekday=False)}: {words})"
+    return ("", "left: it would get too long") if estimate_tokens(text) > LONGEST else (text, note)

@@ -6,16 +6,19 @@ It keeps the person's own sentence, with who said it and when, and adds nothing 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from afterword.dates import annotated, day
 from afterword.decisions import EntryKind
 from afterword.prompts import is_person, said_by
 from afterword.records import Turn, local_time
-from afterword.texts import content_words, cut, language_of, sentences
+from afterword.texts import content_words, cut, joined, language_of, sentences
 
 MOST = 5  # sentences of one turn
 SENTENCE_TOKENS = 120
+QUESTION_TOKENS = 30
+_INNER_QUOTES = re.compile(r"[“”\"]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ _NO_TELLING = _any(
     r"\bI (?:have|had|'ve got) (?:a|one|another|some) (?:question|problem|idea|request)",
     r"\bI(?:'d| would) like (?:to know|to ask|you to|some help)|\bI (?:want|need) (?:to know|to ask|you to (?:write|make))",
     r"\bI need (?:help|you)\b",
+    r"\bI(?:'m|’m| am) (?:(?:so|truly|really|super|very|forever) )*(?:grateful|thankful)\b",
     r"我(?:就是|只是)?(?:想问|想知道|想请教|想了解|在想|觉得|认为|猜|不知道|不懂|不明白|明白|懂了|知道了|同意|的意思是|是说)",
     r"我有(?:个|一个|些|几个)?(?:问题|疑问|想法)",
     r"^(?:谢谢|你好|您好|好的|嗯|哈+|再见|早上好|晚安|没事|对不起|不好意思)",
@@ -70,14 +74,17 @@ _PLAN = _any(
 )
 _FACT = _any(
     r"\bmy (?:[\w'’-]+ ){1,4}(?:is|are|was|were|has|have|had|lives?|lived|works?|worked|likes?|loves?|hates?|died|moved|"
-    r"turned|turns|goes|attends|owns|speaks|got|just|started|studies|plays?|comes?|goes|needs?|can|can['’]t|doesn['’]t|called)\b",
+    r"turned|turns|attends|owns|speaks|teaches|taught|sells|runs|drives|plans|left|bought|got|just|started|studies|plays?|comes?|goes|needs?|can|can['’]t|doesn['’]t|called)\b",
     r"\b(?:I|we)(?:'m|’m|'ve|’ve|'re|’re)? (?:(?:just|also|really|now|still|recently|always|never|already|actually|finally|"
     r"both|only|don['’]t|do not|didn['’]t|no longer|used to|currently|have|had|was|am|can['’]t|cannot) ){0,3}"
     r"(?:live|lived|move|moved|work|worked|study|studied|teach|taught|speak|like|liked|love|loved|hate|hated|dislike|enjoy|"
     r"adore|prefer|eat|drink|play|played|own|owned|bought|sold|adopted|got|have|had|was born|born|grew up|started|quit|left|"
     r"lost|found|met|married|divorced|broke|finished|graduated|retired|run|ride|drive|cook|collect|read|watch|watched|went|"
     r"visited|saw|made|built|learned|learnt|began|stopped|joined|won|take|took|need|use|wear|weigh|smoke|travel|travelled|"
-    r"traveled|come from|came from|suffer|remember|signed|booked|passed|failed|baked|painted|wrote|planted|ran|feel|felt)\b",
+    r"traveled|come from|came from|suffer|remember|signed|booked|passed|failed|baked|painted|wrote|planted|ran|feel|felt|"
+    r"restore|restored|fix|fixed|repair|repaired|open|opened|teach|raise|raised|grow|grew|earn|spent|celebrated|attended|"
+    r"hurt|fell|twisted|volunteer|volunteered|sing|sang|dance|practi[sc]ed?|train|trained|swim|swam|hike|hiked|camped|"
+    r"switched|changed|cancelled|canceled|ordered|named|moved|flew|explored|talked|gave|shared|wrote|created?|chose)\b",
     r"\bI(?:'m|’m| am| was) (?:an?|the|from|in|at|on|called|named|allergic|married|single|divorced|engaged|pregnant|vegan|"
     r"vegetarian|\d+|turning|learning|studying|working|living|training|based|lactose|left-handed|colou?r|\w+ years old|"
     r"not an?|no longer|scared|afraid of|interested|into|proud|worried|excited|tired|sick|ill)\b",
@@ -87,6 +94,12 @@ _FACT = _any(
     r"不是|没有|怕|害怕|当|做|生日|家)",
     r"我(?:的|家|妈|爸|妈妈|爸爸|妹妹|姐姐|哥哥|弟弟|女儿|儿子|老婆|老公|妻子|丈夫|孩子|朋友|男朋友|女朋友|奶奶|爷爷|同事|老板)"
     r"[^，。,？?]{0,12}(?:是|叫|在|有|住|喜欢|不|会|要|生|了|去|学|做|过敏|岁)",
+)
+_CORRECTS = re.compile(
+    r"\b(?:actually|no longer|not any ?more|any ?more|instead|changed|correction|wrong|mistake|not true|turns out|switched|"
+    r"used to|stopped|quit|moved|cancell?ed|postponed|sold|ended|broke up|split up|died|given up|gave up|meanwhile|since then|update)\b|"
+    r"其实|不再|改成|改为|改到|换成|换了|搬|不对|错了|更正|取消|推迟|卖了|卖掉|分手|结束了|已经不|现在不|不是.{1,12}(?:是|而是)|原来|后来",
+    re.IGNORECASE,
 )
 _ASIDE = re.compile(r"^(?:oh|well|so|and|but|also|by the way|btw|actually|anyway|yes|no|yeah)[,!]?\s+", re.IGNORECASE)
 _FILLER = re.compile(
@@ -98,6 +111,31 @@ _FILLER = re.compile(
     re.IGNORECASE,
 )
 _OWN = re.compile(r"\b(?:I|my|me|mine|we|our|us)\b|[我咱]", re.IGNORECASE)
+_POLITE = _any(
+    r"\bI(?:['’]m| am) (?:so |really |very )*(?:proud of|happy for|glad (?:you|to)|sorry (?:to|about|for)|stoked for|excited for) "
+    r"?(?:you|that|hear)?\b",
+    r"\b(?:I|we) (?:[\w%]+ )?(?:agree|appreciate|hear (?:you|ya))\b|\bmeans? (?:a lot|so much|the world)\b|\bgood to see you\b|"
+    r"\bhappy for you\b|\bproud of you\b|\bcouldn['’]t agree more\b|\bI(?:['’]ll| will) keep (?:you|ya) posted\b",
+    r"^(?!.*\b(?:I|my|me)\b).*\bwe (?:can|could|should|must|all|got this)\b|^(?:yeah,? |yes,? |so )?(?:\w+,? )?let['’]s\b",
+    r"^(?:long time|ages)\b.{0,30}$|^(?:\w+ ){0,5}since (?:we|our) (?:last )?(?:talked|spoke|chatted|met|saw|chat|talk)\b.{0,25}$",
+    r"好久不见|我(?:很|好|真)?(?:为你|替你)|我(?:也)?(?:同意|理解|支持你|相信你)|我请客",
+)
+_YOURS = re.compile(r"\b(?:you|your|yours|you['’](?:re|ve|ll|d)|ya|y['’]all)\b|[你您]", re.IGNORECASE)
+_SHOWN = re.compile(r"\[[^\]]*\]")  # a picture that was sent along
+_FOLLOWS = re.compile(r"^(?:it|they|he|she|this|that|these|those|both)\b|^[它他她这那]", re.IGNORECASE)
+_TO_YOU = re.compile(r"^(?:you|your|you['’](?:re|ve|ll|d))\b(?! know,? (?:that )?I\b)|^[你您]", re.IGNORECASE)
+_REACTS = _any(
+    r"^(?:wow|whoa|woah|oh|aw+|ha+|yay|congrat\w*|thanks?|thank you|nice|great|good (?:on|for|luck|job)|cool|awesome|amazing|"
+    r"lovely|perfect|wonderful|fantastic|glad|happy for|proud of|so (?:cool|happy|proud|glad|sweet|nice|sorry)|sounds?|"
+    r"(?:that|this|it|what|how)(?:['’]s| is| was| sounds| looks| must)? (?:so |really |a |an |very )*(?:great|good|cool|nice|"
+    r"awesome|amazing|lovely|wonderful|sweet|gorgeous|fantastic|beautiful|delicious|fun|inspiring|fabulous|super|smart|kind)|"
+    r"(?:love|like|loving) (?:that|this|the|it)|keep (?:it )?up|can['’]t wait to hear|have (?:fun|a)|absolutely|totally|"
+    r"definitely|exactly|agreed|same here|no (?:way|doubts?)|take care|talk soon|see you|miss(?:ed)? you)\b",
+    r"^(?:that|this|these|those) (?:[\w'’-]+ ){1,3}(?:is|are|looks?|sounds?) (?:so |really |a |an |very )*(?:great|good|cool|nice|"
+    r"awesome|amazing|lovely|wonderful|sweet|gorgeous|fantastic|beautiful|delicious|fun|inspiring|fancy)\b",
+    r"^(?:哇|哈+|哎呀|太.{1,6}了|恭喜|真(?:的)?(?:好|棒|厉害|羡慕|可爱)|好(?:棒|厉害|可爱|羡慕)|加油|祝|谢谢|多谢|理解|一言为定|羡慕|辛苦了|"
+    r"没错|同意|是啊|对啊|一定)",
+)
 _RECALLS = re.compile(
     r"^(?:(?:and|so|hey|ok),? )?(?:(?:do you|can you) (?:still )?(?:remember|know|recall|tell me)|"
     r"what|where|when|who|which|how (?:old|many|much|long|often))\b[^.!?]{0,60}\?$|"
@@ -106,15 +144,25 @@ _RECALLS = re.compile(
 )
 
 
-def told(turn: Turn) -> list[Told]:
-    """The sentences of a person's turn that tell something about them, at most five; none for an assistant's."""
+def told(turn: Turn, own: str | None = None) -> list[Told]:
+    """The sentences of a person's turn that tell something about them, at most five; none for an assistant's.
+
+    A sentence that goes on about the same thing ("It is …") stays with the one before it. `own` is the part of the turn
+    that counts, all of it by default.
+    """
     if not is_person(turn):
         return []
     found: list[Told] = []
-    for sentence in sentences(turn.text):
+    goes_on = False
+    for sentence in sentences(turn.text if own is None else own):
         kind = kind_of(sentence)
         if kind is not None:
             found.append(Told(kind, sentence, record_text(turn, sentence)))
+        elif goes_on and _FOLLOWS.match(sentence) and not _QUESTION.search(sentence):
+            whole = joined([found[-1].sentence, sentence])
+            found[-1] = Told(found[-1].kind, whole, record_text(turn, whole))
+            continue
+        goes_on = kind is not None
     return found[:MOST]
 
 
@@ -130,24 +178,64 @@ def kind_of(sentence: str) -> EntryKind | None:
     return "personal_fact" if _FACT.search(plain) else None
 
 
-def record_text(turn: Turn, sentence: str, *, whole: bool = False) -> str:
+def about_speaker(text: str, names: Collection[str] = (), *, answers: bool = True) -> str:
+    """The sentences of a talk between people that can tell something about the speaker; `names` are all of theirs.
+
+    What is left out speaks of the other one: questions, praise, good wishes, what "you" did; and what says nothing. A
+    sentence without "I" or "my" counts where the turn `answers` a question, or where it goes on from one that counts.
+    """
+    called = {name.lower() for name in names}
+    kept: list[str] = []
+    goes_on = answers
+    for sentence in sentences(text):
+        plain = _ASIDE.sub("", sentence)
+        own = bool(_OWN.search(plain))
+        goes_on = _of_speaker(plain, called) and (own or goes_on)
+        if goes_on:
+            kept.append(sentence)
+        goes_on = goes_on or answers
+    return joined(kept) if any(not _SHOWN.fullmatch(sentence) for sentence in kept) else ""
+
+
+def _of_speaker(sentence: str, called: Collection[str]) -> bool:
+    words = [word for word in re.findall(r"\w+", sentence) if not _calls(word.lower(), called)]
+    if is_filler(" ".join(words)) or _POLITE.search(sentence) or _TO_YOU.search(sentence):
+        return False
+    of_other = _QUESTION.search(sentence) or _YOURS.search(sentence) or _REACTS.search(sentence)
+    return bool(_OWN.search(sentence)) or not of_other
+
+
+def _calls(word: str, called: Collection[str]) -> bool:
+    """A name, or the short form of one: Mel, Melanie."""
+    return any(word == name or (len(word) > 2 and name.startswith(word)) for name in called)
+
+
+def record_text(turn: Turn, sentence: str, *, whole: bool = False, asked: str = "") -> str:
     """`Ann said on 3 May 2026: I moved to Oslo.` in the language of the sentence, relative dates worked out.
 
-    A long one is cut, unless it should be `whole`.
+    A long one is cut, unless it should be `whole`. What was `asked` is told where the sentence begins without "I" or
+    "my": it may be unclear alone.
     """
     language = language_of(sentence)
     local = local_time(turn.said_at, turn.utc_offset)
     plain = " ".join(sentence.split())
     words = annotated(plain if whole else cut(plain, SENTENCE_TOKENS), local)
     who, date = said_by(turn, language), day(local, language, weekday=False)
+    unclear = asked and not _OWN.search(sentences(plain)[0])
+    question = _INNER_QUOTES.sub("", cut(asked, QUESTION_TOKENS)) if unclear else ""
     if language == "zh":
-        return f"{who}在{date}说：{words}"
-    return f"{who[:1].upper()}{who[1:]} said on {date}: {words}"
+        return f"{who}在{date}{f'被问“{question}”时' if question else ''}说：{words}"
+    return f"{who[:1].upper()}{who[1:]} said on {date}{f', asked “{question}”' if question else ''}: {words}"
 
 
 def forbidden(text: str, never: str) -> bool:
     """Whether the text touches a word of what the person never wants written. Crude on purpose: it errs to silence."""
     return bool(never.strip()) and bool(content_words(never) & content_words(text))
+
+
+def corrects(text: str) -> bool:
+    """Whether it has a form in which people correct what was said, or tell that it has changed."""
+    return bool(_CORRECTS.search(text))
 
 
 def is_question(text: str) -> bool:

@@ -10,7 +10,9 @@ _QUESTION = re.compile(r"[?？]\s*$")
 _FIRST_PERSON = re.compile(r"\bI\b|\b(?:my|me|mine|our|ours|us|we)\b(?!\s*\.)|[我咱](?!国)", re.IGNORECASE)
 _QUOTES = re.compile(r"[“\"「『《].*?[”\"」』》]")
 _TALK = re.compile(
-    r"\b(?:asked|asks|wonders?|wondered|thanked|thanks|greeted|greets|wants? to (?:know|say|ask|thank)|would like to know)\b"
+    r"\b(?:asked|asks|wonders?|wondered|thanked|thanks|greeted|greets|wants? to (?:know|say|ask|thank)|would like to know|agrees?|"
+    r"appreciates?|compliments?|complimented|congratulates?|congratulated|(?:is|was|feels?|felt) (?:so |very |really )?(?:proud of|happy for|"
+    r"grateful|thankful|glad|impressed))\b"
     r"|(?:问了?|询问|感谢|谢谢|想知道|想问|打招呼|表示(?:感谢|理解|同意))",
     re.IGNORECASE,
 )
@@ -30,8 +32,8 @@ def tidied(text: str) -> str:
     return _AGAIN.sub(lambda found: found["said"], _TWICE.sub(lambda found: found["said"], text)).strip()
 
 
-def slip(text: str, said: Sequence[str], speakers: Sequence[str], people: Sequence[str]) -> str:
-    """What is wrong with a record of what `speakers` `said`, "" when nothing is. `people` are all who talk."""
+def slip(text: str, said: str, speaker: str, people: Sequence[str]) -> str:
+    """What is wrong with a record of what `speaker` `said`, "" when nothing is. `people` are all who talk."""
     bare = _QUOTES.sub("", text)
     if _QUESTION.search(text):
         return "a question"
@@ -39,16 +41,21 @@ def slip(text: str, said: Sequence[str], speakers: Sequence[str], people: Sequen
         return "it says I"
     if _TALK.search(bare):
         return "about the talk itself"
-    if _WISH.search(bare) and not any(_WISHED.search(one) for one in said):
+    if _WISH.search(bare) and not _WISHED.search(said):
         return "a wish that nobody had"
-    first = _first_named(text, people)
-    if first and first not in speakers and not any(first.lower() in one.lower() for one in said):
+    if speaker and not _of(speaker, text, said, people):
         return "told of somebody else"
     return ""
 
 
-def _first_named(text: str, people: Sequence[str]) -> str:
-    """The one of `people` who is named first."""
+def _of(speaker: str, text: str, said: str, people: Sequence[str]) -> bool:
+    """Whether the one who is named first is the speaker, or somebody whom the speaker told something of.
+
+    A name that is only called ("Thanks, Bea!") is not told of. Who talks alone need not be named.
+    """
     places = {name: text.lower().find(name.lower()) for name in people}
     named = [name for name, place in places.items() if place >= 0]
-    return min(named, key=lambda name: places[name], default="")
+    if not named:
+        return len(people) < 2
+    first = min(named, key=lambda name: places[name])
+    return first == speaker or bool(re.search(rf"(?<!, )(?<!\w){re.escape(first)}(?![\w]*\s*[,!.?，。！？]|\w)", said))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -29,7 +30,9 @@ that's don't didn't isn't aren't wasn't won't can't doesn't you're he's she's we
 吗 呢 吧 啊 呀 哦 嗯 有 没 没有 不 要 会 能 可以 想 说 说过 告诉 让 给 把 被 对 从 到 上 下 里 个 一 一个 用户 助手 谢谢 请 好 好的
 年 月 日 号 天 于 为 以 及 因为 所以 但 但是 而 其 之 等 着 过 去 来 做
 """
-_SAID_ON = re.compile(r"^.{1,80}? said on \d{1,2} \w+ \d{4}: |^.{1,60}?在\d{4}年\d{1,2}月\d{1,2}日说：")
+_SAID_ON = re.compile(
+    r"^.{1,80}? said on \d{1,2} \w+ \d{4}(?:, asked “[^”]*”)?: |^.{1,60}?在\d{4}年\d{1,2}月\d{1,2}日(?:被问“[^”]*”时)?说："
+)
 
 
 def language_of(text: str) -> Language:
@@ -67,6 +70,15 @@ def _fitting(text: str, limit: int) -> int:
 def sentences(text: str) -> list[str]:
     """Sentences of English and Chinese, without the blanks around them."""
     return [part.strip() for part in _SENTENCE.split(text) if part and part.strip()]
+
+
+def joined(parts: Sequence[str]) -> str:
+    """Sentences as one text: Chinese has no blank between them."""
+    text = ""
+    for part in parts:
+        gap = "" if not text or _CJK.match(text[-1]) or _CJK.match(part) else " "
+        text += gap + part
+    return text
 
 
 def windows(text: str, max_tokens: int, most: int = 16) -> list[str]:

@@ -25,6 +25,7 @@ from afterword.errors import (
 )
 from afterword.lanes import backfill_job, reconsolidate_query_job
 from afterword.ledger_port import every_scope
+from afterword.pacing import Gathering
 from afterword.plan import Change, Insert, Plan, Retire, Revise
 from afterword.records import Hit, NewJob, Scope
 from afterword.retries import ATTEMPTS, LEDGER, Breakers, Verdict, backoff
@@ -44,7 +45,6 @@ POLL = 5.0
 ENDING = 10.0  # seconds for the loop's parts to end once they are cancelled
 SETTLING = (0.2, 5.0)  # seconds between two tries to write what became of a job
 HAND_BACK = Verdict(0.0, count_attempt=False)
-GATHER = 0.01  # seconds in which several wakings become one look
 
 
 @dataclass(slots=True, eq=False)
@@ -83,6 +83,7 @@ class Worker:
         self._running: dict[int, _Running] = {}
         self._renewed = desk.clock.now()
         self._wake = asyncio.Event()
+        self._gathering = Gathering()
         self._stopping = False
         self._dirty: dict[Scope, None] = {}
         self._dirty_wake = asyncio.Event()
@@ -168,11 +169,9 @@ class Worker:
         while True:
             self._wake.clear()
             looked_at = self._desk.clock.now()
-            claimed = await self._claim()
-            for job in claimed:
+            for job in await self._claim():
                 self._begin(job)
-            if not claimed:
-                await self._rest(looked_at)
+            await self._rest(looked_at)
 
     def _begin(self, job: Job) -> None:
         """Its place is given up by a callback: a task that is cancelled before its first step runs no `finally`."""
@@ -216,7 +215,7 @@ class Worker:
         finally:
             sleeper.cancel()
             waker.cancel()
-        await asyncio.sleep(GATHER)
+        await self._gathering.pause()
 
     async def _pauses(self, looked_at: datetime) -> AsyncIterator[float]:
         """Seconds until there may be something to claim. What was due when we looked is blocked by another job, whose

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -13,7 +15,6 @@ from afterword.ledger.schema import NO, QUEUED, RUNNING, YES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
     from afterword.ledger.tx import Tx
     from afterword.records import Job, Json, Scope
@@ -25,75 +26,116 @@ _lane = schema.lane
 _with_scope = sa.select(*rows.job_columns).join_from(_job, schema.scope, schema.scope.c.id == _job.c.scope_id)
 
 
-def _expired(now: datetime, lease: float) -> sa.ColumnElement[bool]:
-    """Run out; or further ahead than any lease given out by this clock, so the clock was put back."""
-    ahead = now + timedelta(seconds=2 * lease)
-    return sa.and_(_job.c.state == RUNNING, sa.or_(_job.c.lease_until < now, _job.c.lease_until > ahead))
+_of_ids = _with_scope.where(_job.c.id.in_(sa.bindparam("ids", expanding=True)))
+_now: sa.BindParameter[datetime] = sa.bindparam("now")
+_expired = sa.and_(
+    _job.c.state == RUNNING,
+    # run out; or further ahead than any lease given out by this clock, so the clock was put back
+    sa.or_(_job.c.lease_until < _now, _job.c.lease_until > sa.bindparam("ahead")),
+)
+_any_expired = sa.select(_job.c.id).where(_expired).limit(1)
+_all_expired = _with_scope.where(_expired).with_for_update(skip_locked=True, of=_job)
+_running_in = (
+    sa.select(_job.c.id).where(_job.c.lane == sa.bindparam("lane", type_=sa.Text), _job.c.state == RUNNING).limit(1)
+)
+_take_it = (
+    sa.update(_job)
+    .where(_job.c.id == sa.bindparam("b_id"))
+    .values(
+        state="running",
+        key=None,
+        waiting="",
+        attempt=_job.c.attempt + 1,
+        fence=_job.c.fence + 1,
+        worker=sa.bindparam("b_worker"),
+        lease_until=sa.bindparam("b_until"),
+    )
+)
 
 
-def _due_in(lane: sa.ColumnElement[str], now: datetime, kinds: Sequence[str]) -> sa.Select[int]:
-    """The first job of a lane that may run now."""
+@dataclass(frozen=True, slots=True)
+class _Looks:
+    """The statements that look for jobs of some kinds. Building one costs several times what running it does."""
+
+    free: sa.Select[str]  # lanes with a job that may run now
+    free_locked: sa.Select[str]
+    due: sa.Select[int, int]  # the first job of a lane that may run now
+    next: sa.Select[Any]  # when a lane that is free now has its next job
+    leases: sa.Select[Any]
+
+
+def _due_in(lane: sa.ColumnElement[str], kinds: Sequence[str]) -> sa.Select[int]:
     return (
         sa.select(_job.c.id)
         .where(_job.c.lane == lane, _job.c.state == QUEUED, _job.c.head == YES)
-        .where(_job.c.run_at <= now, _job.c.kind.in_(kinds))
+        .where(_job.c.run_at <= _now, _job.c.kind.in_(kinds))
         .order_by(_job.c.run_at, _job.c.id)
         .limit(1)
     )
 
 
-def _free_lanes(now: datetime, kinds: Sequence[str], count: int) -> sa.Select[str]:
-    return (
+@lru_cache(maxsize=64)
+def _looks(kinds: tuple[str, ...]) -> _Looks:
+    free = (
         sa.select(_lane.c.lane)
-        .where(_lane.c.busy == NO, _lane.c.ready_at <= now, _due_in(_lane.c.lane, now, kinds).exists())
+        .where(_lane.c.busy == NO, _lane.c.ready_at <= _now, _due_in(_lane.c.lane, kinds).exists())
         .order_by(_lane.c.ready_at)
-        .limit(count)
+        .limit(sa.bindparam("count", type_=sa.Integer))
     )
+    due = _due_in(sa.bindparam("lane", type_=sa.Text), kinds).with_for_update(skip_locked=True)
+    first = (
+        sa.select(sa.func.min(_job.c.run_at))
+        .where(_job.c.lane == _lane.c.lane, _job.c.state == QUEUED, _job.c.head == YES, _job.c.kind.in_(kinds))
+        .scalar_subquery()
+    )
+    ready = sa.select(first.label("run_at")).where(_lane.c.busy == NO, _lane.c.ready_at.is_not(None))
+    soonest = ready.where(first.is_not(None)).order_by(_lane.c.ready_at).limit(LOOK_AHEAD).subquery()
+    return _Looks(
+        free,
+        free.with_for_update(skip_locked=True, of=_lane),
+        due.with_only_columns(_job.c.id, _job.c.scope_id),
+        sa.select(sa.func.min(soonest.c.run_at)),
+        sa.select(sa.func.min(_job.c.lease_until)).where(_job.c.state == RUNNING, _job.c.kind.in_(kinds)),
+    )
+
+
+def _clock(now: datetime, lease: float) -> dict[str, datetime]:
+    return {"now": now, "ahead": now + timedelta(seconds=2 * lease)}
 
 
 def any_to_claim(conn: sa.Connection, now: datetime, kinds: Sequence[str], lease: float) -> bool:
     """A look that locks nothing, so that an idle worker's claim costs no write."""
-    if conn.execute(sa.select(_job.c.id).where(_expired(now, lease)).limit(1)).first() is not None:
+    if conn.execute(_any_expired, _clock(now, lease)).first() is not None:
         return True
-    return conn.execute(_free_lanes(now, kinds, 1)).first() is not None
+    return conn.execute(_looks(tuple(kinds)).free, {"now": now, "count": 1}).first() is not None
 
 
 def claim(tx: Tx, worker: str, kinds: Sequence[str], count: int, lease: float) -> list[Job]:
     """Requeue expired leases, then take one due job each of up to `count` free lanes, longest due first."""
     _requeue_expired(tx, lease)
-    free = _free_lanes(tx.now, kinds, count).with_for_update(skip_locked=True, of=_lane)
-    taken = [_take(tx, lane, worker, kinds, lease) for lane in tx.conn.execute(free).scalars().all()]
+    looks = _looks(tuple(kinds))
+    lanes = tx.conn.execute(looks.free_locked, {"now": tx.now, "count": count}).scalars().all()
+    taken = [_take(tx, looks, lane, worker, lease) for lane in lanes]
     ids = [job_id for job_id in taken if job_id is not None]
-    found = {row.id: rows.job_from(row) for row in tx.conn.execute(_with_scope.where(_job.c.id.in_(ids)))}
+    found = {row.id: rows.job_from(row) for row in tx.conn.execute(_of_ids, {"ids": ids})}
     tx.touched.update(job.scope for job in found.values())
     return [found[job_id] for job_id in ids]
 
 
-def _take(tx: Tx, lane: str, worker: str, kinds: Sequence[str], lease: float) -> int | None:
-    running = sa.select(_job.c.id).where(_job.c.lane == lane, _job.c.state == RUNNING)
-    if tx.conn.execute(running.limit(1)).first() is not None:  # taken between the two looks
+def _take(tx: Tx, looks: _Looks, lane: str, worker: str, lease: float) -> int | None:
+    if tx.conn.execute(_running_in, {"lane": lane}).first() is not None:  # taken between the two looks
         return None
-    due = _due_in(sa.literal(lane), tx.now, kinds).with_for_update(skip_locked=True)
-    row = tx.conn.execute(due.with_only_columns(_job.c.id, _job.c.scope_id)).first()
+    row = tx.conn.execute(looks.due, {"lane": lane, "now": tx.now}).first()
     if row is None:
         return None
-    taken = {
-        "state": "running",
-        "worker": worker,
-        "key": None,
-        "attempt": _job.c.attempt + 1,
-        "fence": _job.c.fence + 1,
-        "lease_until": tx.now + timedelta(seconds=lease),
-        "waiting": "",
-    }
-    tx.conn.execute(sa.update(_job).where(_job.c.id == row.id).values(**taken))
+    until = tx.now + timedelta(seconds=lease)
+    tx.conn.execute(_take_it, {"b_id": row.id, "b_worker": worker, "b_until": until})
     jobs.settle(tx.conn, row.scope_id, lane)
     return int(row.id)
 
 
 def _requeue_expired(tx: Tx, lease: float) -> None:
-    expired = _with_scope.where(_expired(tx.now, lease)).with_for_update(skip_locked=True, of=_job)
-    for row in tx.conn.execute(expired).all():
+    for row in tx.conn.execute(_all_expired, _clock(tx.now, lease)).all():
         jobs.requeue(tx.conn, row, waiting="its worker was lost")
         tx.touched.add(rows.job_from(row).scope)
 
@@ -133,15 +175,8 @@ def postpone(tx: Tx, job: Job, *, delay: float, waiting: str, error: str, count_
 
 def next_due(conn: sa.Connection, kinds: Sequence[str]) -> datetime | None:
     """The earliest time at which a claim may find something: a free lane's job, or a lease that runs out."""
-    first = (
-        sa.select(sa.func.min(_job.c.run_at))
-        .where(_job.c.lane == _lane.c.lane, _job.c.state == QUEUED, _job.c.head == YES, _job.c.kind.in_(kinds))
-        .scalar_subquery()
-    )
-    free = sa.select(first.label("run_at")).where(_lane.c.busy == NO, _lane.c.ready_at.is_not(None), first.is_not(None))
-    soonest = free.order_by(_lane.c.ready_at).limit(LOOK_AHEAD).subquery()
-    leases = sa.select(sa.func.min(_job.c.lease_until)).where(_job.c.state == RUNNING, _job.c.kind.in_(kinds))
-    due = conn.execute(sa.select(sa.func.min(soonest.c.run_at))).scalar(), conn.execute(leases).scalar()
+    looks = _looks(tuple(kinds))
+    due = conn.execute(looks.next).scalar(), conn.execute(looks.leases).scalar()
     return min((time for time in due if time is not None), default=None)
 
 

@@ -19,6 +19,20 @@ STEP = 24  # turns that a `remember` steps over which was cancelled before its w
 
 _job = schema.job
 _chat = schema.chat
+_row_of_chat = sa.select(_chat).where(_chat.c.scope_id == sa.bindparam("scope"), _chat.c.id == sa.bindparam("chat"))
+_insert_decision = sa.insert(schema.decision)
+_move_cursor = (
+    sa.update(_chat)
+    .where(_chat.c.scope_id == sa.bindparam("b_scope"), _chat.c.id == sa.bindparam("b_chat"))
+    .where(_chat.c.decided < sa.bindparam("b_decided"))
+    .values(decided=sa.bindparam("b_decided"))
+)
+_waiting_remember = (
+    sa.select(_job.c.id)
+    .where(_job.c.scope_id == sa.bindparam("scope"), _job.c.kind == "remember", _job.c.chat_id == sa.bindparam("chat"))
+    .where(_job.c.finished_at.is_(None), _job.c.state == QUEUED)
+    .limit(1)
+)
 
 
 def bury(tx: Tx, job: Job, error: str, room: jobs.Room) -> None:
@@ -94,8 +108,7 @@ def _window_to_skip(held: Held, chat_id: str) -> dict[str, Any] | None:
 
 
 def _chat_row(held: Held, chat_id: str) -> rows.Row | None:
-    at = _chat.c.scope_id == held.id, _chat.c.id == chat_id
-    return held.conn.execute(sa.select(_chat).where(*at)).first()
+    return held.conn.execute(_row_of_chat, {"scope": held.id, "chat": chat_id}).first()
 
 
 def step_over(held: Held, row: rows.Row, window: dict[str, Any], state: str) -> None:
@@ -107,8 +120,7 @@ def step_over(held: Held, row: rows.Row, window: dict[str, Any], state: str) -> 
 
 def move_cursor(held: Held, chat_id: str, position: int) -> None:
     """Turns below `position` are decided. Never back."""
-    at = _chat.c.scope_id == held.id, _chat.c.id == chat_id, _chat.c.decided < position
-    held.conn.execute(sa.update(_chat).where(*at).values(decided=position))
+    held.conn.execute(_move_cursor, {"b_scope": held.id, "b_chat": chat_id, "b_decided": position})
 
 
 def write_decision(
@@ -124,7 +136,7 @@ def write_decision(
     """Keep what a job decided; the decision's number."""
     values = {"scope_id": held.id, "job_id": row.id, "kind": row.kind, "chat_id": chat_id, "first": first}
     more = {"last": last, "author": by, "content": content, "decided_at": held.now}
-    key = held.conn.execute(sa.insert(schema.decision).values(**values, **more)).inserted_primary_key
+    key = held.conn.execute(_insert_decision, {**values, **more}).inserted_primary_key
     assert key is not None
     return int(key[0])
 
@@ -134,9 +146,7 @@ def put_next_remember(held: Held, chat_id: str, room: jobs.Room) -> bool:
     chat = _chat_row(held, chat_id)
     if chat is None or chat.last_user < chat.decided:
         return False
-    live = _job.c.scope_id == held.id, _job.c.kind == "remember", _job.c.chat_id == chat_id
-    waiting = sa.select(_job.c.id).where(*live, _job.c.finished_at.is_(None), _job.c.state == QUEUED)
-    if held.conn.execute(waiting.limit(1)).first() is not None:
+    if held.conn.execute(_waiting_remember, {"scope": held.id, "chat": chat_id}).first() is not None:
         return False
     return bool(jobs.follow(held, [remember_job(held.scope, chat_id, delay=0.0)], room))
 

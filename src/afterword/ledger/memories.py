@@ -23,17 +23,21 @@ _same = sa.and_(_version.c.scope_id == _memory.c.scope_id, _version.c.id == _mem
 _all = sa.select(*rows.memory_columns).join_from(_memory, _version, _same)
 _newest = _all.where(_version.c.version == _memory.c.version)
 _current = _newest.where(_memory.c.retired.is_(None))
+_ids: sa.BindParameter[str] = sa.bindparam("ids", expanding=True)
+_of_ids = _current.where(_memory.c.scope_id == sa.bindparam("scope"), _memory.c.id.in_(_ids))
+_turns_of_ids = sa.select(*rows.turn_columns).where(
+    schema.turn.c.scope_id == sa.bindparam("scope"), schema.turn.c.id.in_(_ids), schema.turn.c.searchable == 1
+)
 
 
 def read(conn: sa.Connection, scope_id: int, refs: Sequence[Ref]) -> dict[Ref, Turn | MemoryRecord]:
     found: dict[Ref, Turn | MemoryRecord] = {}
-    turn = schema.turn
     for part in chunks(list({ref.record for ref in refs})):
-        turns = sa.select(*rows.turn_columns).where(turn.c.scope_id == scope_id, turn.c.id.in_(part))
-        for row in conn.execute(turns.where(turn.c.searchable == 1)):
+        at = {"scope": scope_id, "ids": part}
+        for row in conn.execute(_turns_of_ids, at):
             one = rows.turn_from(row)
             found[one.ref] = one
-        for row in conn.execute(_current.where(_memory.c.scope_id == scope_id, _memory.c.id.in_(part))):
+        for row in conn.execute(_of_ids, at):
             memory = rows.memory_from(row)
             found[memory.ref] = memory
     return {ref: found[ref] for ref in refs if ref in found}

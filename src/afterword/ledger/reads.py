@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from afterword.ledger.database import Database
-    from afterword.ports import Decision, Entry, IndexChange, JobFilter, Watch
+    from afterword.ports import Decision, Entry, IndexChange, JobFilter, Opening, Watch
     from afterword.records import (
         Chat,
         Filters,
@@ -86,8 +86,8 @@ class SqlReads:
     async def turn(self, scope: Scope, turn_id: str) -> Turn:
         return await self._of(scope, turn_reads.turn, turn_id)
 
-    async def reply_to(self, scope: Scope, turn_id: str) -> Turn | None:
-        return await self._of(scope, turn_reads.reply_to, turn_id)
+    async def opening(self, scope: Scope, turn_id: str, most: int) -> Opening:
+        return await self._of(scope, turn_reads.opening, turn_id, most)
 
     async def receipt(self, scope: Scope, reply_id: str) -> Receipt | None:
         return await self._of(scope, turn_reads.receipt, reply_id)

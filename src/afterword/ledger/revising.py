@@ -22,6 +22,19 @@ _version = schema.version
 _entry = schema.entry
 _vector = schema.vector
 
+VECTOR_KEY = ("scope_id", "record", "model")
+VECTOR_DATA = ("version", "windows", "dim", "data")
+# what each turn and each episode needs is built once: building a statement costs several times what running it does
+_insert_memory = sa.insert(_memory)
+_insert_version = sa.insert(_version)
+_insert_entry = sa.insert(_entry)
+_embedded = (
+    sa.update(_entry)
+    .where(_entry.c.scope_id == sa.bindparam("b_scope"), _entry.c.record == sa.bindparam("b_record"))
+    .where(_entry.c.version == sa.bindparam("b_version"))
+    .values(model=sa.bindparam("b_model"))
+)
+
 
 def insert(held: Held, new: Insert, record: str, job_id: int | None, tokens: str) -> Ref:
     """A new memory, version 1. `VersionConflict` when a source was erased: it must not come back."""
@@ -30,7 +43,9 @@ def insert(held: Held, new: Insert, record: str, job_id: int | None, tokens: str
     sources = rows.sources_json(new.sources)
     meta = rows.checked_json(new.metadata, "metadata")
     head = {"scope_id": held.id, "id": record, "kind": new.kind, "version": 1, "chat_id": new.chat_id}
-    held.conn.execute(sa.insert(_memory).values(**head, said_at=new.said_at, seq=seq, strength=1.0, used_at=held.now))
+    held.conn.execute(
+        _insert_memory, {**head, "said_at": new.said_at, "seq": seq, "strength": 1.0, "used_at": held.now}
+    )
     _write_version(
         held,
         id=record,
@@ -48,16 +63,13 @@ def insert(held: Held, new: Insert, record: str, job_id: int | None, tokens: str
     )
     _link(held, record, sources)
     shown = {"scope_id": held.id, "record": record, "version": 1, "kind": new.kind, "chat_id": new.chat_id}
-    held.conn.execute(
-        sa.insert(_entry).values(
-            **shown, said_at=new.said_at, tokens=tokens, tokenizer=TOKENIZER_VERSION, sources=sources, metadata=meta
-        )
-    )
+    found = {"tokens": tokens, "tokenizer": TOKENIZER_VERSION, "sources": sources, "metadata": meta}
+    held.conn.execute(_insert_entry, {**shown, **found, "said_at": new.said_at})
     return Ref(record, 1)
 
 
 def _write_version(held: Held, **values: Any) -> None:
-    held.conn.execute(sa.insert(_version).values(scope_id=held.id, written_at=held.now, **values))
+    held.conn.execute(_insert_version, {"scope_id": held.id, "written_at": held.now, **values})
 
 
 def _link(held: Held, record: str, sources: Sequence[str]) -> None:
@@ -160,14 +172,12 @@ def check_dimensions(held: Held, change: StoreVectors, known: dict[str, int]) ->
 
 def store_vectors(held: Held, change: StoreVectors) -> None:
     """Skipped when the version is no longer current. The first model that stores vectors serves searches."""
-    at = _entry.c.scope_id == held.id, _entry.c.record == change.ref.record, _entry.c.version == change.ref.version
-    if not held.conn.execute(sa.update(_entry).where(*at).values(model=change.model)).rowcount:
+    ref = {"b_scope": held.id, "b_record": change.ref.record, "b_version": change.ref.version}
+    if not held.conn.execute(_embedded, {**ref, "b_model": change.model}).rowcount:
         return
     row = {"scope_id": held.id, "record": change.ref.record, "model": change.model, "version": change.ref.version}
-    new = dialect.insert(held.conn, _vector).values(**row, **rows.vector_row(change.vectors))
-    key = [_vector.c.scope_id, _vector.c.record, _vector.c.model]
-    stored = {name: new.excluded[name] for name in ("version", "windows", "dim", "data")}
-    held.conn.execute(new.on_conflict_do_update(index_elements=key, set_=stored))
+    stored = dialect.upsert(held.conn, _vector, VECTOR_KEY, VECTOR_DATA)
+    held.conn.execute(stored, {**row, **rows.vector_row(change.vectors)})
     if held.model is None:
         held.model = change.model
     if held.model == change.model:

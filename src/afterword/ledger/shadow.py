@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
@@ -25,41 +25,42 @@ def state(conn: sa.Connection, scope_id: int) -> ScopeState:
     return ScopeState(0, 0, None) if row is None else ScopeState(row.seq, row.epoch, row.model)
 
 
-def _vectors_of(model: str | None) -> sa.ColumnElement[bool]:
-    same = _vector.c.scope_id == _entry.c.scope_id, _vector.c.record == _entry.c.record
-    return sa.and_(*same, _vector.c.version == _entry.c.version, _vector.c.model == (model or ""))
+_serving = sa.bindparam("model", type_=sa.Text)
+_limit = sa.bindparam("most", type_=sa.Integer)
+_vectors_of = sa.and_(
+    _vector.c.scope_id == _entry.c.scope_id,
+    _vector.c.record == _entry.c.record,
+    _vector.c.version == _entry.c.version,
+    _vector.c.model == _serving,
+)
+_data = (_vector.c.windows, _vector.c.dim, _vector.c.data)
+_same = sa.and_(_entry.c.scope_id == _change.c.scope_id, _entry.c.record == _change.c.record)
+_changes = (
+    sa.select(_change.c.seq, _change.c.record.label("changed"), *_entry.c, *_data)
+    .select_from(_change.outerjoin(_entry, _same).outerjoin(_vector, _vectors_of))
+    .where(_change.c.scope_id == sa.bindparam("id"), _change.c.seq > sa.bindparam("after"))
+    .order_by(_change.c.seq)
+    .limit(_limit)
+)
+_entries = (
+    sa.select(*_entry.c, *_data)
+    .select_from(_entry.outerjoin(_vector, _vectors_of))
+    .where(_entry.c.scope_id == sa.bindparam("id"), _entry.c.record > sa.bindparam("after"))
+    .order_by(_entry.c.record)
+    .limit(_limit)
+)
 
 
 def changes(conn: sa.Connection, scope_id: int, after: int, limit: int) -> list[IndexChange]:
-    serving = state(conn, scope_id).model
-    same = sa.and_(_entry.c.scope_id == _change.c.scope_id, _entry.c.record == _change.c.record)
-    query = (
-        sa.select(_change.c.seq, _change.c.record.label("changed"), *_entry.c, *_data())
-        .select_from(_change.outerjoin(_entry, same).outerjoin(_vector, _vectors_of(serving)))
-        .where(_change.c.scope_id == scope_id, _change.c.seq > after)
-        .order_by(_change.c.seq)
-        .limit(limit)
-    )
-    return [
-        IndexChange(row.seq, row.changed, None if row.record is None else rows.entry_from(row))
-        for row in conn.execute(query)
-    ]
-
-
-def _data() -> tuple[sa.Column[Any], ...]:
-    return _vector.c.windows, _vector.c.dim, _vector.c.data
+    serving = state(conn, scope_id).model or ""
+    found = conn.execute(_changes, {"id": scope_id, "after": after, "model": serving, "most": limit})
+    return [IndexChange(row.seq, row.changed, None if row.record is None else rows.entry_from(row)) for row in found]
 
 
 def entries(conn: sa.Connection, scope_id: int, after: str, limit: int) -> tuple[ScopeState, list[Entry]]:
     at = state(conn, scope_id)
-    query = (
-        sa.select(*_entry.c, *_data())
-        .select_from(_entry.outerjoin(_vector, _vectors_of(at.model)))
-        .where(_entry.c.scope_id == scope_id, _entry.c.record > after)
-        .order_by(_entry.c.record)
-        .limit(limit)
-    )
-    return at, [rows.entry_from(row) for row in conn.execute(query)]
+    found = conn.execute(_entries, {"id": scope_id, "after": after, "model": at.model or "", "most": limit})
+    return at, [rows.entry_from(row) for row in found]
 
 
 def lacking(model: str) -> sa.ColumnElement[bool]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from afterword.errors import NotFound
-from afterword.ledger import rows, schema
+from afterword.ledger import rows, schema, shadow
+from afterword.ports import Opening
 from afterword.records import Chat
 
 if TYPE_CHECKING:
@@ -17,7 +18,26 @@ TITLE_LENGTH = 80  # characters
 
 _turn = schema.turn
 _chat = schema.chat
+_scope: sa.BindParameter[int] = sa.bindparam("scope")
 _turns = sa.select(*rows.turn_columns)
+# what a reply needs is built once: building a statement costs several times what running it does
+_between = (
+    _turns.where(_turn.c.scope_id == _scope, _turn.c.chat_id == sa.bindparam("chat"))
+    .where(_turn.c.position >= sa.bindparam("first"), _turn.c.position <= sa.bindparam("last"))
+    .order_by(_turn.c.position)
+    .limit(sa.bindparam("most", type_=sa.Integer))
+)
+_newest = (
+    _turns.where(_turn.c.scope_id == _scope, _turn.c.chat_id == sa.bindparam("chat"))
+    .order_by(_turn.c.position.desc())
+    .limit(sa.bindparam("most", type_=sa.Integer))
+)
+_one = _turns.where(_turn.c.scope_id == _scope, _turn.c.id == sa.bindparam("turn"))
+_reply = _turns.where(_turn.c.scope_id == _scope, _turn.c.reply_to == sa.bindparam("turn"))
+_receipt = sa.select(schema.receipt).where(
+    schema.receipt.c.scope_id == _scope, schema.receipt.c.reply_id == sa.bindparam("reply")
+)
+LAST = 2**31 - 1  # a position beyond all
 _cursor = sa.select(_chat.c.decided).where(
     _chat.c.scope_id == sa.bindparam("scope"), _chat.c.id == sa.bindparam("chat")
 )
@@ -46,33 +66,33 @@ def _title(text: str) -> str:
 
 
 def turns(conn: sa.Connection, scope_id: int, chat_id: str, first: int, last: int | None, limit: int) -> list[Turn]:
-    query = _turns.where(_turn.c.scope_id == scope_id, _turn.c.chat_id == chat_id, _turn.c.position >= first)
-    if last is not None:
-        query = query.where(_turn.c.position <= last)
-    return [rows.turn_from(row) for row in conn.execute(query.order_by(_turn.c.position).limit(limit))]
+    at = {"scope": scope_id, "chat": chat_id, "first": first, "last": LAST if last is None else last, "most": limit}
+    return [rows.turn_from(row) for row in conn.execute(_between, at)]
 
 
 def last_turns(conn: sa.Connection, scope_id: int, chat_id: str, count: int) -> list[Turn]:
-    query = _turns.where(_turn.c.scope_id == scope_id, _turn.c.chat_id == chat_id)
-    found = conn.execute(query.order_by(_turn.c.position.desc()).limit(count))
+    found = conn.execute(_newest, {"scope": scope_id, "chat": chat_id, "most": count})
     return [rows.turn_from(row) for row in found][::-1]
 
 
 def turn(conn: sa.Connection, scope_id: int, turn_id: str) -> Turn:
-    row = conn.execute(_turns.where(_turn.c.scope_id == scope_id, _turn.c.id == turn_id)).first()
+    row = conn.execute(_one, {"scope": scope_id, "turn": turn_id}).first()
     if row is None:
         raise NotFound(f"no turn {turn_id} of this user")
     return rows.turn_from(row)
 
 
-def reply_to(conn: sa.Connection, scope_id: int, turn_id: str) -> Turn | None:
-    row = conn.execute(_turns.where(_turn.c.scope_id == scope_id, _turn.c.reply_to == turn_id)).first()
-    return None if row is None else rows.turn_from(row)
+def opening(conn: sa.Connection, scope_id: int, turn_id: str, most: int) -> Opening:
+    asked = turn(conn, scope_id, turn_id)
+    row = conn.execute(_reply, {"scope": scope_id, "turn": turn_id}).first()
+    reply = None if row is None else rows.turn_from(row)
+    first, last = max(0, asked.position - most), asked.position - 1
+    before = turns(conn, scope_id, asked.chat_id, first, last, most) if asked.position else []
+    return Opening(shadow.state(conn, scope_id).epoch, asked, reply, tuple(before))
 
 
 def receipt(conn: sa.Connection, scope_id: int, reply_id: str) -> Receipt | None:
-    at = schema.receipt.c.scope_id == scope_id, schema.receipt.c.reply_id == reply_id
-    row = conn.execute(sa.select(schema.receipt).where(*at)).first()
+    row = conn.execute(_receipt, {"scope": scope_id, "reply": reply_id}).first()
     return None if row is None else rows.receipt_from(row)
 
 

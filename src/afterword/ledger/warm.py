@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from afterword.errors import NotFound
 from afterword.lanes import remember_job
 from afterword.ledger import apply, claims, jobs, memories, shadow, turn_reads, turns
 from afterword.ledger.schema import EPOCH
@@ -60,6 +61,8 @@ def _look(conn: sa.Connection) -> None:
     memories.read(conn, -1, [Ref("t", 1)])
     turn_reads.last_turns(conn, -1, "c", 1)
     turn_reads.turns(conn, -1, "c", 0, 1, 1)
+    with contextlib.suppress(NotFound):
+        turn_reads.opening(conn, -1, "t", 1)
     turn_reads.cursor(conn, -1, "c")
     claims.any_to_claim(conn, EPOCH, ["remember"], 1.0)
     claims.next_due(conn, ["remember"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -194,7 +195,9 @@ class Pacer:
                     text = reply.text
                     shown = len(text)
                     yield text
-                    await asyncio.sleep(self.pace)
+                    with suppress(TimeoutError):  # its end is shown at once
+                        async with asyncio.timeout(self.pace):
+                            await reply.done()
                 piece = await anext(pieces, None)
         finally:
             self._streaming -= 1

@@ -1,0 +1,136 @@
+"""What small models get wrong about a window of turns, and what is kept instead."""
+
+from __future__ import annotations
+
+import pytest
+
+from afterword.remember import STEP
+from afterword.testing import ScriptedLLM
+from tests.fake_reads import FakeReads, desk, inserts
+from tests.test_remember import JOB, entries, window
+
+
+async def test_an_llm_is_asked_for_few_entries_at_a_time_and_rules_are_not() -> None:
+    reads = FakeReads()
+    for number in range(20):
+        reads.say(f"I have {number} cats.")
+        reads.say("Good.", role="assistant")
+    assert STEP.window is not None
+    asked = await STEP.window(JOB, desk(reads, llm=ScriptedLLM()))
+    assert (asked["first"], asked["last"]) == (0, 11)
+    assert (await window(reads))["last"] == 23
+
+
+TALK = [
+    ("Mira", "I opened a tea shop in the old mill two weeks ago! It has a garden."),
+    ("Jo", "Wow Mira, congratulations! You must be so proud. I'm happy for you!"),
+    ("Mira", "Thanks, Jo! You're a good friend. And your boat?"),
+    ("Jo", "Sold it. By the way, my wife Sanna teaches salsa on Thursdays, you should come!"),
+]
+
+
+def people_talk(talk: list[tuple[str, str]] = TALK) -> FakeReads:
+    reads = FakeReads()
+    for who, text in talk:
+        reads.say(text, role="user" if who == talk[0][0] else "assistant", speaker=who)
+    return reads
+
+
+async def test_between_people_praise_thanks_and_questions_are_not_asked_about() -> None:
+    llm = ScriptedLLM(answers=[entries(([4], "small_talk", ""))])
+    plan = await STEP.decide(JOB, desk(people_talk(), llm=llm))
+    names = list(llm.completed[0].schema["properties"]["entries"]["properties"])
+    assert names == ["#1 Mira: I opened a tea shop", "#4 Jo: Sold it. By the way,"]
+    kinds = llm.completed[0].schema["properties"]["entries"]["properties"][names[0]]["properties"]["kind"]["enum"]
+    assert "task_request" not in kinds
+    assert "general_question" not in kinds
+    assert all("proud" not in insert.text for insert in inserts(plan))
+
+
+@pytest.mark.parametrize(
+    ("number", "record"),
+    [
+        (1, "Jo opened a tea shop in the old mill on 19 April 2026."),  # the other's name
+        (1, "The tea shop in the old mill has a garden."),  # whose?
+        (4, "Jo plans to take salsa classes with his wife Sanna."),  # a plan that nobody had; Thursdays are gone
+        (4, "Mira's wife Sanna teaches salsa on Thursdays."),
+    ],
+)
+async def test_what_is_told_of_the_wrong_person_gives_way_to_the_speakers_own_words(number: int, record: str) -> None:
+    llm = ScriptedLLM(answers=[entries(([number], "personal_fact", record))])
+    found = inserts(await STEP.decide(JOB, desk(people_talk(), llm=llm)))
+    (insert,) = [insert for insert in found if insert.sources == (f"c-{number - 1}",)]
+    assert insert.author == "rules"
+    assert insert.text.startswith(f"{TALK[number - 1][0]} said on 3 May 2026")
+    assert record not in [one.text for one in found]
+
+
+async def test_own_words_are_kept_without_what_was_said_to_the_other() -> None:
+    talk = [
+        ("Mira", "How is the knee, Jo?"),
+        ("Jo", "Thanks for asking, you're kind! Better, the brace helps. And yours?"),
+    ]
+    llm = ScriptedLLM(answers=[entries(([2], "personal_fact", "Jo has a brace made of gold."))])
+    (insert,) = inserts(await STEP.decide(JOB, desk(people_talk(talk), llm=llm)))
+    assert insert.text == "Jo said on 3 May 2026, asked “How is the knee, Jo?”: Better, the brace helps."
+
+
+async def test_an_answer_may_be_told_with_the_words_of_its_question() -> None:
+    talk = [("Mira", "How long have you been married?"), ("Jo", "5 years already! Time flies.")]
+    record = "Jo has been married for 5 years."
+    llm = ScriptedLLM(answers=[entries(([2], "personal_fact", record))])
+    assert [one.text for one in inserts(await STEP.decide(JOB, desk(people_talk(talk), llm=llm)))] == [record]
+
+
+async def test_an_answer_to_the_assistant_may_be_told_with_the_words_of_its_question() -> None:
+    reads = FakeReads()
+    reads.say("I adopted a parrot called Coco")
+    reads.say("How lovely! Where do you live?", role="assistant")
+    reads.say("In Oslo")
+    record = "The user lives in Oslo."
+    answer = entries(([1], "personal_fact", "The user adopted a parrot called Coco."), ([3], "personal_fact", record))
+    found = inserts(await STEP.decide(JOB, desk(reads, llm=ScriptedLLM(answers=[answer]))))
+    assert [one.text for one in found if one.sources == ("c-2",)] == [record]
+
+
+async def test_what_the_other_one_told_before_is_not_taken_for_the_speakers() -> None:
+    talk = [("Jo", "I cherish time with my family, then I feel alive."), ("Mira", "Same! My family is everything.")]
+    record = "Mira's family makes her feel alive."
+    llm = ScriptedLLM(answers=[entries(([2], "personal_fact", record))])
+    texts = [one.text for one in inserts(await STEP.decide(JOB, desk(people_talk(talk), llm=llm)))]
+    assert "Mira said on 3 May 2026: My family is everything." in texts
+    assert record not in texts
+
+
+async def test_a_record_does_not_tell_what_only_a_later_turn_says() -> None:
+    reads = FakeReads()
+    reads.say("I'm allergic to penicillin by the way.")
+    reads.say("I've started learning Portuguese with an app.")
+    llm = ScriptedLLM(answers=[entries(([1], "preference_or_instruction", "The user wants to learn Portuguese."))])
+    texts = [insert.text for insert in inserts(await STEP.decide(JOB, desk(reads, llm=llm)))]
+    assert "The user wants to learn Portuguese." not in texts
+    assert "The user said on 3 May 2026: I'm allergic to penicillin by the way." in texts
+
+
+@pytest.mark.parametrize(
+    ("said", "record"),
+    [
+        ("I restore clocks - I fixed a station clock from 1911.", "The user restores old clocks and fixed a clock."),
+        ("I opened my bakery on Mill Street.", "The user opened a bakery."),
+        ("Actually Rex isn't a greyhound, he's a whippet.", "The user's dog Rex is not a greyhound."),
+    ],
+)
+async def test_a_record_that_leaves_out_the_point_gives_way_to_the_persons_own_words(said: str, record: str) -> None:
+    reads = FakeReads()
+    reads.say(said)
+    llm = ScriptedLLM(answers=[entries(([1], "personal_fact", record))])
+    (insert,) = inserts(await STEP.decide(JOB, desk(reads, llm=llm)))
+    assert insert.text == f"The user said on 3 May 2026: {said}"
+
+
+async def test_without_an_llm_people_are_kept_apart_too() -> None:
+    texts = [insert.text for insert in inserts(await STEP.decide(JOB, desk(people_talk())))]
+    assert texts == [
+        "Mira said on 3 May 2026: I opened a tea shop in the old mill two weeks ago [19 April 2026]! It has a garden.",
+        "Jo said on 3 May 2026: By the way, my wife Sanna teaches salsa on Thursdays, you should come!",
+    ]
