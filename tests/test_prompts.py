@@ -101,3 +101,11 @@ def test_the_system_message_tells_the_local_time_and_holds_the_memories() -> Non
     assert text.endswith(context.text)
     assert "my salary" in text
     assert "2026年5月4日 星期一 01:00" in system_prompt("zh", "", NOW + timedelta(hours=8), 480, Policy())
+
+
+def test_the_system_message_begins_alike_from_message_to_message() -> None:
+    for language in ("en", "zh"):
+        one = system_prompt(language, "<memories>one</memories>", NOW, 0, Policy())
+        other = system_prompt(language, "<memories>other</memories>", NOW + timedelta(hours=5), 0, Policy())
+        same = next(place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+        assert same > 0.8 * (len(one) - len("<memories>one</memories>"))

@@ -275,11 +275,11 @@ def _one_line(text: str) -> str:
 
 # ── the reply ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_SYSTEM_EN = """You are a helpful assistant with a long-term memory of the person you talk to. It is {now}. Call them "you", \
+_SYSTEM_EN = """You are a helpful assistant with a long-term memory of the person you talk to. Call them "you", \
 never speak as if you were them. When they tell you something, react to it in a sentence of your own, as a friend would; \
 when they ask, answer. Use the language of their last message."""
 
-_SYSTEM_ZH = """你是一位乐于助人的助手，对和你聊天的人有长期记忆。现在是{now}。称呼对方为“你”，不要以对方的身份说话。对方告诉你什么，\
+_SYSTEM_ZH = """你是一位乐于助人的助手，对和你聊天的人有长期记忆。称呼对方为“你”，不要以对方的身份说话。对方告诉你什么，\
 就像朋友一样用自己的话回应一句；对方提问，就回答。用对方最后一条消息的语言。"""
 
 _MEMORIES_EN = """What you remember of them stands between the memory marks below; "the user" there is the person you talk \
@@ -294,13 +294,19 @@ _MEMORIES_ZH = """你记得的内容就在下面的记忆标记之间；其中�
 
 
 def system_prompt(language: Language, context_text: str, now: datetime, utc_offset: int, policy: Policy) -> str:
-    """The chat's system message. `now` in UTC, `utc_offset` in minutes; `context_text` as `build_context` made it."""
+    """The chat's system message. `now` in UTC, `utc_offset` in minutes; `context_text` as `build_context` made it.
+
+    What stays the same from message to message stands first: a server that keeps a prompt's beginning reads it once.
+    """
     local = local_time(now, utc_offset)
-    text = (_SYSTEM_ZH if language == "zh" else _SYSTEM_EN).format(now=f"{day(local, language)} {local:%H:%M}")
+    zh = language == "zh"
+    text = _SYSTEM_ZH if zh else _SYSTEM_EN
+    if context_text:
+        text += f"\n{_MEMORIES_ZH if zh else _MEMORIES_EN}"
     never = policy.never.strip()
     if never:
-        lead = "对方不希望提起或记录：" if language == "zh" else "The person does not want this kept or brought up: "
+        lead = "对方不希望提起或记录：" if zh else "The person does not want this kept or brought up: "
         text += f"\n{lead}{never}"
-    if not context_text:
-        return text
-    return f"{text}\n{_MEMORIES_ZH if language == 'zh' else _MEMORIES_EN}\n\n{context_text}"
+    clock = f"{day(local, language)} {local:%H:%M}"
+    text += f"\n现在是{clock}。" if zh else f"\nIt is {clock}."
+    return f"{text}\n\n{context_text}" if context_text else text

@@ -117,6 +117,9 @@ _POLITE = _any(
     r"\b(?:I|we) (?:[\w%]+ )?(?:agree|appreciate|hear (?:you|ya))\b|\bmeans? (?:a lot|so much|the world)\b|\bgood to see you\b|"
     r"\bhappy for you\b|\bproud of you\b|\bcouldn['’]t agree more\b|\bI(?:['’]ll| will) keep (?:you|ya) posted\b",
     r"^(?!.*\b(?:I|my|me)\b).*\bwe (?:can|could|should|must|all|got this)\b|^(?:yeah,? |yes,? |so )?(?:\w+,? )?let['’]s\b",
+    r"\b(?:a lot|lots|so much|big things|(?:a lot of|many) things)(?:['’]s| has| have)? (?:been )?(?:going on|happening|happened)\b"
+    r".{0,30}$|^(?:so,? )?(?:take a |have a )?look at (?:this|these|that)\b|^I wanted to tell you\b.{0,60}$|"
+    r"\bI(?:['’]m| am) off to (?:go|do|bed|sleep|grab|get)\b|^here['’]s (?:a|the|one|some) (?:pic|photo|picture)",
     r"^(?:long time|ages)\b.{0,30}$|^(?:\w+ ){0,5}since (?:we|our) (?:last )?(?:talked|spoke|chatted|met|saw|chat|talk)\b.{0,25}$",
     r"好久不见|我(?:很|好|真)?(?:为你|替你)|我(?:也)?(?:同意|理解|支持你|相信你)|我请客",
 )
