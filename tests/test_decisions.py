@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from afterword.asking import ask
+from afterword import backfill, consolidate, reconsolidate, remember
+from afterword.asking import ask, with_time_to_ask
 from afterword.decisions import (
     Entry,
     FactChange,
@@ -186,3 +187,10 @@ def test_a_record_must_stand_in_what_was_said_and_in_its_language() -> None:
     assert grounded("The user adopted a parrot called Coco.", said)
     assert not grounded("The user drives a red truck to Texas.", said)
     assert not grounded("用户收养了一只灰色鹦鹉。", said)
+
+
+def test_a_step_lasts_longer_than_an_llm_may_take_twice_so_that_slowness_is_an_outage() -> None:
+    steps = [remember.STEP, reconsolidate.STEP, consolidate.STEP, backfill.STEP]
+    assert all(step.timeout > 2 * 240.0 for step in with_time_to_ask(steps, 240.0))
+    assert [step.timeout for step in with_time_to_ask(steps, 1.0)] == [step.timeout for step in steps]
+    assert [step.kind for step in with_time_to_ask(steps, 1.0)] == [step.kind for step in steps]

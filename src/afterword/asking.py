@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from afterword.errors import BadAnswer
@@ -11,10 +11,11 @@ from afterword.ports import Message
 from afterword.prompts import asked_again
 
 if TYPE_CHECKING:
-    from afterword.ports import LLM
+    from afterword.ports import LLM, Step
     from afterword.prompts import Question
 
 T = TypeVar("T")
+BESIDE_ASKING = 30.0  # seconds a step gets for all else that it does
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,14 @@ async def ask(llm: LLM, question: Question, read: Callable[[str], T]) -> Answere
     except BadAnswer as error:
         question = asked_again(question, text, str(error))
     return Answered(read(await _complete(llm, question)), llm.model, 2)
+
+
+def with_time_to_ask(steps: Iterable[Step], deadline: float) -> list[Step]:
+    """The steps with time for an LLM that needs its whole `deadline` (seconds), and is asked again.
+
+    Else the step would end first, and an LLM that is merely slow would use up a job's attempts; that is an outage.
+    """
+    return [replace(step, timeout=max(step.timeout, 2 * deadline + BESIDE_ASKING)) for step in steps]
 
 
 async def _complete(llm: LLM, question: Question) -> str:

@@ -354,6 +354,7 @@ def _worker(
     settings: Settings, ledger: Ledger, index: Index, desk: Desk, memory: HandedMemory | None, watch: Watch
 ) -> Worker:
     from afterword import backfill, consolidate, forget, project, reconsolidate, remember
+    from afterword.asking import with_time_to_ask
     from afterword.schedule import Schedule
     from afterword.worker import Worker
 
@@ -362,7 +363,8 @@ def _worker(
         from afterword.handed_memory import remember_step
 
         first = remember_step(memory)
-    steps = [first, reconsolidate.STEP, consolidate.STEP, backfill.STEP, forget.STEP]
+    asking = [first, reconsolidate.STEP, consolidate.STEP, backfill.STEP]
+    steps = [*with_time_to_ask(asking, settings.decider_deadline), forget.STEP]
     if desk.embedder is not None:
         steps += project.STEPS
     schedule = Schedule(
