@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from afterword.remember import STEP
+from afterword.plan import Insert
+from afterword.remember import STEP, Span, decide_span
 from afterword.testing import ScriptedLLM
-from tests.fake_reads import FakeReads, desk, inserts
+from tests.fake_reads import SCOPE, FakeReads, desk, inserts
 from tests.test_remember import JOB, entries, window
 
 
@@ -19,6 +20,20 @@ async def test_an_llm_is_asked_for_few_entries_at_a_time_and_rules_are_not() -> 
     asked = await STEP.window(JOB, desk(reads, llm=ScriptedLLM()))
     assert (asked["first"], asked["last"]) == (0, 11)
     assert (await window(reads))["last"] == 23
+
+
+async def test_what_rules_decided_together_is_asked_about_in_parts() -> None:
+    reads = FakeReads()
+    for number in range(9):
+        reads.say(f"I have {number} cats.")
+    llm = ScriptedLLM(
+        answers=[entries(([6], "personal_fact", "The user has 5 cats.")), entries(([3], "small_talk", ""))]
+    )
+    changes, decision = await decide_span(SCOPE, Span("c", 0, 8, 7), desk(reads, llm=llm))
+    sizes = [len(call.schema["properties"]["entries"]["properties"]) for call in llm.completed]
+    assert (sizes, decision["calls"]) == ([6, 3], 2)
+    assert "CONTEXT\nSunday 3 May 2026\nthe user: I have 2 cats." in llm.completed[1].messages[-1].content
+    assert [c.sources for c in changes if isinstance(c, Insert) and c.author == "llm"] == [("c-5",)]
 
 
 TALK = [

@@ -17,8 +17,9 @@ from afterword.plan import Change, Insert, Plan, Progress, Retire, Revise
 from afterword.ports import Step
 from afterword.prompts import consolidate_question
 from afterword.records import Filters, MemoryRecord
-from afterword.remember import TOLD, says_the_same
+from afterword.remember import says_the_same
 from afterword.slips import slip
+from afterword.talk import TOLD
 from afterword.texts import content_words
 from afterword.topics import lasting, subject, subjects, topics
 

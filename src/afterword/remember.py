@@ -6,9 +6,9 @@ they can't be taken for something the user said.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from afterword import rules
@@ -18,8 +18,6 @@ from afterword.decisions import (
     ENTRY_KINDS,
     Entry,
     EntryKind,
-    grounded,
-    invented_details,
     names_in,
     numbers_in,
     read_entries,
@@ -27,31 +25,24 @@ from afterword.decisions import (
 from afterword.lanes import embed_job, remember_job
 from afterword.plan import Change, Decided, Insert, Plan
 from afterword.ports import Step
-from afterword.prompts import is_person, remember_question, said_by
+from afterword.prompts import remember_question
 from afterword.records import Filters, local_time
-from afterword.slips import slip, tidied
-from afterword.texts import alike, content_words, estimate_tokens, joined, language_of, own_words, sentences, share
+from afterword.slips import tidied
+from afterword.talk import CONTEXT_TURNS, PASSED_OVER, Talk, objection
+from afterword.texts import alike, content_words, estimate_tokens, joined, own_words, share
 
 if TYPE_CHECKING:
     from afterword.ports import LLM, Desk, Policy
+    from afterword.prompts import Question
     from afterword.records import Author, Job, Json, NewJob, NewTurn, Scope, Turn
 
-CONTEXT_TURNS = 4
 COMPARED = 200  # newest memories that a new one is compared with
 SAME = 0.9
-ANSWERED = 0.3  # of a record's words that stand in its own turn, if it answers another one,
-AROUND = 0.75  # and that stand in its own turn or in one before it: small models mix turns up
-TOLD = 0.65  # of a record's words that stand in its own turn, or:
 ENTRIES = 6  # that one call is asked for
-PASSED_OVER = 0.25  # of a sentence's words that stand in no record
-COVERED = 0.5  # of a turn's words that its record has, if there are no more than SHORT,
-CORRECTED = 0.8  # or if the turn corrects something
-SHORT = 20
 CONTAINED = 0.8
 KINDS_BETWEEN_PEOPLE: tuple[EntryKind, ...] = (
     "personal_fact", "preference_or_instruction", "plan_or_event", "small_talk"
 )  # fmt: skip
-_PICTURE = re.compile(r"\[[^\]]*\]")
 DEBOUNCE = 2.0  # seconds after a chat's last turn
 DEBOUNCE_MOST = 20.0  # seconds after the first that waits
 
@@ -87,7 +78,7 @@ async def window(job: Job, desk: Desk) -> Json:
     first = await desk.reads.cursor(job.scope, chat_id)
     turns = await desk.reads.turns(job.scope, chat_id, first=first, limit=desk.policy.window_turns)
     last, room, entries = first - 1, desk.policy.window_tokens, ENTRIES if _asked(desk.llm) else len(turns)
-    wanted = _Talk((), tuple(turns)).wanted()
+    wanted = Talk((), tuple(turns)).wanted()
     for number, turn in enumerate(turns, 1):
         room -= estimate_tokens(turn.text)
         entries -= number in wanted
@@ -123,54 +114,6 @@ async def next_jobs(scope: Scope, chat_id: str, last: int, desk: Desk) -> tuple[
 STEP = Step("remember", decide, window, timeout=300.0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Talk:
-    """The turns that are decided, by their number in the prompt, and what stands before them."""
-
-    before: tuple[Turn, ...]
-    new: tuple[Turn, ...]
-
-    @property
-    def people(self) -> list[str]:
-        language = language_of(" ".join(turn.text for turn in self.new))
-        return list(dict.fromkeys(said_by(turn, language) for turn in (*self.before, *self.new) if is_person(turn)))
-
-    @property
-    def between_people(self) -> bool:
-        return len(self.people) > 1
-
-    def own(self, turn: Turn) -> str:
-        """What of a person's turn can tell about them: all of it, but where people talk with each other."""
-        if not self.between_people:
-            return turn.text
-        return rules.about_speaker(turn.text, self.people, answers=bool(self.question_to(turn)))
-
-    def question_to(self, turn: Turn) -> str:
-        """What the turn before, of somebody else, asked last; "" if that asked nothing."""
-        earlier = [one for one in self.upto(turn) if one.position < turn.position]
-        if not earlier or (earlier[-1].role, earlier[-1].speaker) == (turn.role, turn.speaker):
-            return ""
-        asked = [sentence for sentence in sentences(earlier[-1].text) if rules.is_question(sentence)]
-        return asked[-1] if asked else ""
-
-    def told(self, turn: Turn, policy: Policy) -> list[rules.Told]:
-        """The sentences that tell something by their form, without what must never be written."""
-        told = rules.told(turn, self.own(turn) if self.between_people else None)
-        return [one for one in told if not rules.forbidden(one.sentence, policy.never)]
-
-    def wanted(self) -> dict[int, Turn]:
-        """The turns worth an entry."""
-        return {
-            number: turn
-            for number, turn in enumerate(self.new, 1)
-            if is_person(turn) and not rules.teaches_nothing(self.own(turn))
-        }
-
-    def upto(self, turn: Turn) -> tuple[Turn, ...]:
-        """What had been said when this turn was: nobody knew more."""
-        return tuple(one for one in (*self.before, *self.new) if one.position <= turn.position)
-
-
 async def decide_span(scope: Scope, span: Span, desk: Desk) -> tuple[tuple[Change, ...], Json]:
     """What these turns become, by the LLM or by rules, and the decision that moves the cursor past them."""
     talk = await _talk(scope, span, desk)
@@ -185,24 +128,24 @@ async def decide_span(scope: Scope, span: Span, desk: Desk) -> tuple[tuple[Chang
         found = [insert for turn in talk.new for insert in _by_rules(turn, talk, desk.policy)]
     else:
         by = "llm"
-        found, decision = await _by_llm(talk, llm, desk.policy)
+        found, decision = await _by_llm(talk.parts(ENTRIES), llm, desk.policy)
     fresh = await _not_known(scope, span, found, desk) if found else []
     skipped = len(found) - len(fresh)
     kept = {**decision, "written": len(fresh), "known_already": skipped}
     return (*fresh, Decided(span.chat_id, span.first, span.last, by, span.redo_of)), kept
 
 
-async def _talk(scope: Scope, span: Span, desk: Desk) -> _Talk:
+async def _talk(scope: Scope, span: Span, desk: Desk) -> Talk:
     new = await desk.reads.turns(scope, span.chat_id, first=span.first, last=span.last)
     earlier = max(0, span.first - CONTEXT_TURNS)
     before = await desk.reads.turns(scope, span.chat_id, first=earlier, last=span.first - 1) if span.first else []
-    return _Talk(tuple(before), tuple(new))
+    return Talk(tuple(before), tuple(new))
 
 
 # ── by rules ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _by_rules(turn: Turn, talk: _Talk, policy: Policy) -> list[Insert]:
+def _by_rules(turn: Turn, talk: Talk, policy: Policy) -> list[Insert]:
     return [_insert(turn, told.text, "rules", told.kind) for told in talk.told(turn, policy)]
 
 
@@ -223,25 +166,34 @@ def _insert(turn: Turn, text: str, author: Author, kind: str) -> Insert:
 # ── by the LLM ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def _by_llm(talk: _Talk, llm: LLM, policy: Policy) -> tuple[list[Insert], dict[str, object]]:
-    wanted = talk.wanted()
-    shown = {number: talk.own(turn) for number, turn in wanted.items()}
-    kinds = KINDS_BETWEEN_PEOPLE if talk.between_people else ENTRY_KINDS
-    question = remember_question(talk.before, talk.new, policy, shown, kinds)
-    answered = await ask(llm, question, lambda text: read_entries(text, range(1, len(talk.new) + 1)))
+async def _by_llm(parts: Sequence[Talk], llm: LLM, policy: Policy) -> tuple[list[Insert], dict[str, object]]:
     inserts: list[Insert] = []
     notes: list[Json] = []
-    for entry in answered.value:
-        found, note = _judged(entry, wanted.get(entry.turn), talk, policy)
+    calls = 0
+    for talk in parts:
+        wanted = talk.wanted()
+        question = _question(talk, wanted, policy)
+        numbers = range(1, len(talk.new) + 1)
+        answered = await ask(llm, question, partial(read_entries, turns=numbers))
+        calls += answered.calls
+        found: list[Insert] = []
+        for entry in answered.value:
+            made, note = _judged(entry, wanted.get(entry.turn), talk, policy)
+            found += made
+            notes.append({"turn": entry.turn, "kind": entry.kind, "record": entry.text, "note": note})
+        for number, turn in wanted.items():
+            found += _passed_over(turn, found, talk, policy)
+            found += _overlooked(number, turn, answered.value, found, talk, policy)
         inserts += found
-        notes.append({"turn": entry.turn, "kind": entry.kind, "record": entry.text, "note": note})
-    for number, turn in wanted.items():
-        inserts += _passed_over(turn, inserts, talk, policy)
-        inserts += _overlooked(number, turn, answered.value, inserts, talk, policy)
-    return inserts, {"by": "llm", "model": answered.model, "calls": answered.calls, "entries": notes}
+    return inserts, {"by": "llm", "model": llm.model, "calls": calls, "entries": notes}
 
 
-def _judged(entry: Entry, turn: Turn | None, talk: _Talk, policy: Policy) -> tuple[list[Insert], str]:
+def _question(talk: Talk, wanted: Mapping[int, Turn], policy: Policy) -> Question:
+    kinds = KINDS_BETWEEN_PEOPLE if talk.between_people else ENTRY_KINDS
+    return remember_question(talk.before, talk.new, policy, {n: talk.own(turn) for n, turn in wanted.items()}, kinds)
+
+
+def _judged(entry: Entry, turn: Turn | None, talk: Talk, policy: Policy) -> tuple[list[Insert], str]:
     """An entry as an insert, if it tells what was said in that turn of a person; else it is told in their own words."""
     if turn is None:
         return [], "rests on no turn of a person"
@@ -251,7 +203,7 @@ def _judged(entry: Entry, turn: Turn | None, talk: _Talk, policy: Policy) -> tup
         return [], "not kept"
     kind = entry.kind if entry.write else str(own[0].metadata["kind"])
     text = tidied(absolute(entry.text, local_time(turn.said_at, turn.utc_offset)))
-    wrong = _objection(text, turn, talk)
+    wrong = objection(text, turn, talk)
     if not wrong:
         return [_insert(turn, text, "llm", kind)], "written"
     if not entry.write:
@@ -259,7 +211,7 @@ def _judged(entry: Entry, turn: Turn | None, talk: _Talk, policy: Policy) -> tup
     return own, f"{wrong}: {'kept in their own words' if own else 'dropped'}"
 
 
-def _own_words(entry: Entry, turn: Turn, talk: _Talk, policy: Policy) -> list[Insert]:
+def _own_words(entry: Entry, turn: Turn, talk: Talk, policy: Policy) -> list[Insert]:
     """One record of what the turn tells, as it was said; between people all that is about the speaker, and a correction."""
     told = talk.told(turn, policy)
     own, kind = joined([one.sentence for one in told]), told[0].kind if told else entry.kind
@@ -271,7 +223,7 @@ def _own_words(entry: Entry, turn: Turn, talk: _Talk, policy: Policy) -> list[In
     return [_insert(turn, text, "rules", kind)] if content_words(own) else []
 
 
-def _passed_over(turn: Turn, written: Sequence[Insert], talk: _Talk, policy: Policy) -> list[Insert]:
+def _passed_over(turn: Turn, written: Sequence[Insert], talk: Talk, policy: Policy) -> list[Insert]:
     """Sentences of a turn that was found worth a record, but of which no record tells anything."""
     records = [insert for insert in written if turn.id in insert.sources]
     told: frozenset[str] = frozenset().union(*(content_words(insert.text) for insert in records))
@@ -282,7 +234,7 @@ def _passed_over(turn: Turn, written: Sequence[Insert], talk: _Talk, policy: Pol
 
 
 def _overlooked(
-    number: int, turn: Turn, entries: Sequence[Entry], written: Sequence[Insert], talk: _Talk, policy: Policy
+    number: int, turn: Turn, entries: Sequence[Entry], written: Sequence[Insert], talk: Talk, policy: Policy
 ) -> list[Insert]:
     """A turn that plainly tells something, by its form, but was taken for a question or small talk, or left out."""
     kinds = {entry.kind for entry in entries if entry.turn == number}
@@ -290,58 +242,6 @@ def _overlooked(
     if kept or rules.is_question(turn.text) or not kinds <= {"general_question", "small_talk"}:
         return []
     return _by_rules(turn, talk, policy)
-
-
-def _objection(text: str, turn: Turn, talk: _Talk) -> str:
-    """What is wrong with a record of this turn, "" when nothing is."""
-    if not text:
-        return "empty"
-    language = language_of(text)
-    people = list(dict.fromkeys(said_by(one, language) for one in (*talk.before, *talk.new) if is_person(one)))
-    wrong = slip(text, talk.own(turn), said_by(turn, language), people)
-    if wrong or not _rests_on(text, turn, talk):
-        return wrong or "not what was said"
-    left_out = _left_out(text, talk.own(turn), people)
-    return f"leaves out {', '.join(left_out)}" if left_out else ""
-
-
-def _left_out(text: str, own: str, people: Sequence[str]) -> list[str]:
-    """Names and numbers that the record lacks, or much of a short turn, or anything of a correction.
-
-    Looked at are the sentences that it tells something of. The names of those who talk are not counted.
-    """
-    again, told_again = content_words(text), text.lower()
-    touched = [one for one in sentences(_PICTURE.sub("", own)) if share(content_words(one), again) >= PASSED_OVER]
-    told = joined(touched)
-    words = content_words(told) - content_words(" ".join(people))
-    least = CORRECTED if rules.corrects(told) else COVERED if len(words) <= SHORT else 0.0
-    if not rules.is_question(told) and share(words, again) < least:
-        return ["much of it"]
-    names = [name for name in names_in(told) if not any(who.lower().startswith(name) for who in people)]
-    return sorted({name for name in names if name not in told_again} | (numbers_in(told) - numbers_in(text)))
-
-
-def _rests_on(text: str, turn: Turn, talk: _Talk) -> bool:
-    """Grounded in its turn; what that answers or goes on from may add to it, names and numbers from all said before.
-
-    Where people talk with each other a turn goes on from the other's only if that asked something.
-    """
-    known = talk.upto(turn)
-    people = " ".join({said_by(one, "en") for one in known})
-    said = f"{rules.record_text(turn, _PICTURE.sub('', talk.own(turn)), whole=True)} {said_by(turn, 'en')}"
-    around = "\n".join(_evidence(one) for one in known)
-    persons = "\n".join(_evidence(one) for one in known if is_person(one))  # an assistant is no evidence
-    question = talk.question_to(turn)
-    goes_on = question or not talk.between_people
-    answers = goes_on and grounded(text, said, least=ANSWERED, people=people)
-    if not answers or not grounded(text, f"{persons}\n{question}", least=AROUND, people=people):
-        answers = grounded(text, said, least=TOLD, people=people)
-    return bool(answers) and not invented_details(text, around)
-
-
-def _evidence(turn: Turn) -> str:
-    """The turn as the prompt showed it: with its date, its speaker and its times worked out."""
-    return f"{rules.record_text(turn, turn.text, whole=True)} {said_by(turn, 'en')}"
 
 
 # ── what is known already ──────────────────────────────────────────────────────────────────────────────────────────
