@@ -130,6 +130,15 @@ def test_what_is_added_is_found_shown_edited_and_erased(afterword: Afterword) ->
     assert "no" in afterword("memories", "show", memory_id, code=1).lower()
 
 
+def test_what_an_llm_would_be_given_is_printed(afterword: Afterword) -> None:
+    afterword("add", "我叫小明,住在北京。", "--said-at", "2026-05-03T09:30:00")
+    said = afterword("context", "小明住在哪里？", "--budget", "500")
+    assert said.startswith("<memories>")
+    assert "2026年5月3日" in said
+    assert "住在北京" in said
+    assert "Nothing to tell." in afterword("context", "hi", "--budget", "2")
+
+
 def test_a_kind_that_is_none_is_refused(afterword: Afterword) -> None:
     assert "turn, episodic or semantic" in afterword("search", "x", "--kind", "fact", code=1)
     assert "episodic or semantic" in afterword("memories", "list", "--kind", "turn", code=1)

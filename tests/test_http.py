@@ -184,6 +184,16 @@ async def test_memories_are_found_edited_and_erased(client: httpx.AsyncClient) -
     assert (gone.status_code, gone.json()["error"]) == (404, "NotFound")
 
 
+async def test_the_text_that_an_llm_would_be_given_is_told_within_its_budget(client: httpx.AsyncClient) -> None:
+    await client.post("/api/turns?wait=20", json={"text": "My boat lies in Harlingen.", **ANN})
+    asked = {"query": "Where is my boat?", **ANN}
+    text = (await client.post("/api/context", json=asked)).json()["text"]
+    assert text.startswith("<memories>")
+    assert "My boat lies in Harlingen." in text
+    assert (await client.post("/api/context", json={**asked, "budget_tokens": 3})).json() == {"text": ""}
+    assert (await client.post("/api/context", json={**asked, "budget_tokens": -3})).status_code == 400
+
+
 async def test_consolidate_jobs_runs_and_reset(client: httpx.AsyncClient, memory: AsyncMemory) -> None:
     await client.post("/api/turns?wait=20", json={"text": "I moved to Oslo in May.", **ANN})
     run = (await client.post("/api/consolidate", json=ANN)).json()
@@ -213,6 +223,8 @@ async def test_two_users_see_only_their_own_by_every_route(client: httpx.AsyncCl
         assert "Zanzibar" not in answer.text
         assert memory_id not in answer.text
     assert (await client.post("/api/search", json={"query": "secret Zanzibar", **bob})).json() == {"hits": []}
+    told = await client.post("/api/context", json={"query": "secret Zanzibar", **bob})
+    assert "(nothing about this)" in told.json()["text"]
     for method, path in (("GET", ""), ("GET", "/history"), ("DELETE", "")):
         answer = await client.request(method, f"/api/memories/{memory_id}{path}", params=bob)
         assert answer.status_code == 404, (method, path)

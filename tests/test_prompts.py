@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from afterword.context import build_context, estimate_tokens
+from afterword.context import build_context
 from afterword.ports import Policy
 from afterword.prompts import (
     asked_again,
@@ -13,6 +13,7 @@ from afterword.prompts import (
     remember_question,
     system_prompt,
 )
+from afterword.texts import estimate_tokens
 from afterword.topics import Topic
 from tests.fake_reads import NOW, FakeReads
 

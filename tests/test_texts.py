@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from afterword.texts import alike, content_words, cut, estimate_tokens, language_of, sentences, share, windows
+from afterword.texts import (
+    alike,
+    content_words,
+    cut,
+    estimate_tokens,
+    excerpt,
+    language_of,
+    prompt_tokens,
+    sentences,
+    share,
+    windows,
+)
 
 
 def test_a_chinese_character_counts_one_and_three_bytes_of_the_rest_count_one() -> None:
@@ -61,3 +72,23 @@ def test_words_that_every_text_has_do_not_count_as_shared() -> None:
     assert share(content_words("The cat is here"), content_words("My cats are there")) == 1.0
     assert alike(content_words("cat dog"), content_words("cat dog bird fish")) == 0.5
     assert share(frozenset(), content_words("cat")) == 0.0
+
+
+def test_the_count_for_prompts_never_lies_below_the_other_and_counts_each_digit() -> None:
+    assert prompt_tokens("1234567890") >= 10
+    assert prompt_tokens("你好") == 2
+    for text in ("", "plain words", "2026-05-03 09:30", "你好 42", "😀"):
+        assert prompt_tokens(text) >= estimate_tokens(text)
+
+
+def test_an_excerpt_holds_the_sentences_about_what_is_wanted_and_fits() -> None:
+    filler = "The tram was late again. " * 40
+    long = f"{filler}Ida breeds ponies near Bergen. They are small. {filler}Ponies eat hay. {filler}"
+    for limit in (20, 40, 80, 160):
+        short = excerpt(long, content_words("Who breeds ponies?"), limit)
+        assert "Ida breeds ponies near Bergen." in short
+        assert "[…]" in short
+        assert estimate_tokens(short) <= limit
+    assert "Ponies eat hay." in excerpt(long, content_words("Who breeds ponies?"), 80)
+    assert excerpt("short", frozenset(), 10) == "short"
+    assert excerpt(long, content_words("zebra"), 40) == cut(long, 40)

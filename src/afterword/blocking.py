@@ -193,8 +193,8 @@ class Memory:
     ) -> list[Hit]:
         return self._call(self._memory.search, query, user_id, limit, reconsolidate, filters)
 
-    def context(self, query: str, user_id: str, budget_tokens: int = 2000) -> str:
-        return self._call(self._memory.context, query, user_id, budget_tokens)
+    def context(self, query: str, user_id: str, budget_tokens: int = 2000, **details: Any) -> str:
+        return self._call(self._memory.context, query, user_id, budget_tokens, **details)
 
     def submit(
         self,

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import structlog
 
-from afterword.context import build_context, estimate_tokens
+from afterword.briefing import Brief, Briefing, Wanted
 from afterword.errors import AfterwordError, EpochChanged, InvalidInput, LedgerError, LLMUnavailable, NotFound
 from afterword.lanes import reconsolidate_job
 from afterword.ports import LLM, Message, Prompt
@@ -22,7 +22,6 @@ from afterword.prompts import language_of, system_prompt
 from afterword.recall import Recalled
 from afterword.records import (
     TEXT_LIMIT,
-    Filters,
     Hit,
     MemoryRecord,
     NewReply,
@@ -35,11 +34,11 @@ from afterword.records import (
     hit_of,
 )
 from afterword.reply import Reply
+from afterword.texts import estimate_tokens
 
 if TYPE_CHECKING:
     from afterword.intake import Intake
     from afterword.ports import Clock, Ledger, Opening, Policy
-    from afterword.recall import Recaller
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +53,7 @@ class ChatLimits:
     history_turns: int = 12
     history_tokens: int = 2000
     context_tokens: int = 1500
-    recall_limit: int = 8
+    recall_limit: int = 12
     first_token: float = 60.0
     gap: float = 60.0
     total: float = 600.0
@@ -63,12 +62,12 @@ class ChatLimits:
 class OpenTurn:
     """A kept message with what was recalled for it, waiting for a reply that somebody else makes."""
 
-    def __init__(self, chats: Chats, scope: Scope, epoch: int, turn: Turn, recalled: Recalled, context: str) -> None:
+    def __init__(self, chats: Chats, scope: Scope, epoch: int, turn: Turn, brief: Brief) -> None:
         self.turn = turn
-        self.hits = recalled.hits
-        self.missed = recalled.missed
-        self.context = context
-        self._recalled = recalled
+        self.hits = brief.hits
+        self.missed = brief.given.missed
+        self.context = brief.text
+        self._given = brief.given
         self._chats = chats
         self._scope = scope
         self._epoch = epoch
@@ -76,7 +75,7 @@ class OpenTurn:
     async def reply(self, text: str, *, cut: str | None = None) -> Turn:
         """Hand in the reply. Raises `EpochChanged` after a reset, `InvalidInput` when there is one already."""
         return await self._chats.store(
-            self._scope, self._epoch, self.turn, checked_text(text), cut, self._recalled, searchable=True
+            self._scope, self._epoch, self.turn, checked_text(text), cut, self._given, searchable=True
         )
 
 
@@ -87,7 +86,7 @@ class Chats:
         self,
         ledger: Ledger,
         intake: Intake,
-        recall: Recaller,
+        briefing: Briefing,
         llm: LLM,
         clock: Clock,
         policy: Policy,
@@ -95,7 +94,7 @@ class Chats:
     ) -> None:
         self._ledger = ledger
         self._intake = intake
-        self._recall = recall
+        self._briefing = briefing
         self._llm = llm
         self._clock = clock
         self._policy = policy
@@ -114,9 +113,8 @@ class Chats:
         """Keep the message and recall, for a reply that comes from elsewhere."""
         turn = await self._accept(scope, new)
         opening = await self._ledger.opening(scope, turn.id, self._limits.history_turns)
-        recalled = await self._search(scope, turn, self._history(opening))
-        context = self._context(turn, recalled)
-        return OpenTurn(self, scope, opening.epoch, turn, recalled, context)
+        brief = await self._brief(scope, turn, self._history(opening))
+        return OpenTurn(self, scope, opening.epoch, turn, brief)
 
     async def again(self, scope: Scope, turn_id: str) -> Reply:
         """A reply to a kept message that has none, or only a cut one."""
@@ -126,12 +124,6 @@ class Chats:
         """The newest reply under way in this chat."""
         found = [r for (s, _), r in self._live.items() if s == scope and r.turn.chat_id == chat_id and not r.over]
         return found[-1] if found else None
-
-    def under_way(self, scope: Scope, but: str | None) -> tuple[int, int]:
-        """How many replies are being written, to this user and in all; that to turn `but` is not counted."""
-        of_user = [turn for of, turn in self._live if of == scope]
-        again = but is not None and (scope, but) in self._live
-        return len(of_user) - again, len(self._live) - again
 
     async def abandon(self, scope: Scope) -> None:
         """End this scope's replies without storing anything (the scope is about to be erased)."""
@@ -197,9 +189,9 @@ class Chats:
             reply.end(stored)
 
     async def _write(self, scope: Scope, reply: Reply, history: list[Turn]) -> None:
-        recalled = await self._search(scope, reply.turn, history)
-        reply.found(recalled)
-        prompt = self._prompt(reply.turn, history, recalled)
+        brief = await self._brief(scope, reply.turn, history)
+        reply.found(brief.given)
+        prompt = self._prompt(reply.turn, history, brief)
         limits = self._limits
         time = asyncio.get_running_loop().time
         ends = time() + limits.total
@@ -235,28 +227,18 @@ class Chats:
                 kept.append(earlier)
         return kept[::-1]
 
-    async def _search(self, scope: Scope, turn: Turn, history: list[Turn]) -> Recalled:
+    async def _brief(self, scope: Scope, turn: Turn, history: list[Turn]) -> Brief:
+        limits = self._limits
         exclude = frozenset({turn.id, *(earlier.id for earlier in history)})
-        return await self._recall.search(
-            scope, turn.text, limit=self._limits.recall_limit, filters=Filters(), exclude=exclude
-        )
+        wanted = Wanted(turn.text, limits.recall_limit, limits.context_tokens, turn.utc_offset, exclude)
+        return await self._briefing.brief(scope, wanted)
 
-    def _context(self, turn: Turn, recalled: Recalled) -> str:
-        return build_context(
-            recalled.hits,
-            now=self._clock.now(),
-            budget_tokens=self._limits.context_tokens,
-            utc_offset=turn.utc_offset,
-            language=language_of(turn.text),
-        ).text
-
-    def _prompt(self, turn: Turn, history: list[Turn], recalled: Recalled) -> Prompt:
+    def _prompt(self, turn: Turn, history: list[Turn], brief: Brief) -> Prompt:
         now = self._clock.now()
-        context = self._context(turn, recalled)
-        system = system_prompt(language_of(turn.text), context, now, turn.utc_offset, self._policy)
+        system = system_prompt(language_of(turn.text), brief.text, now, turn.utc_offset, self._policy)
         said = [Message(earlier.role, earlier.text) for earlier in history]
         messages = (Message("system", system), *said, Message("user", turn.text))
-        return Prompt(messages, turn.text, recalled.hits, now, turn.utc_offset)
+        return Prompt(messages, turn.text, brief.hits, now, turn.utc_offset)
 
     # ── keeping it ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -305,7 +287,7 @@ class Chats:
         )
         items = tuple(ReceiptItem(hit.ref, hit.kind, hit.score, hit.parts, hit.sources) for hit in recalled.hits)
         receipt = Receipt(items, recalled.missed, recalled.ms)
-        episodic = any(item.kind == "episodic" for item in items)
+        episodic = any(item.kind == "episodic" and "standing" not in item.parts for item in items)
         jobs = self._intake.embedding(scope) if searchable else []
         if episodic and text and new.reply_id:
             jobs.append(reconsolidate_job(scope, turn.chat_id, new.reply_id))

@@ -178,6 +178,18 @@ def search(
     search(ctx.obj, query, limit=limit, kinds=kind or [], chat_id=chat_id, as_json=json, explain=explain)
 
 
+@app.command()
+def context(
+    ctx: Context,
+    query: str,
+    budget: Annotated[int, typer.Option(min=0, max=1_000_000, help="Tokens, at most.")] = 2000,
+) -> None:
+    """Print what an LLM would be given about a query. Changes nothing."""
+    from afterword.commands.talk import context
+
+    context(ctx.obj, query, budget=budget)
+
+
 @app.command("import")
 def import_(
     ctx: Context,

@@ -1,71 +1,96 @@
 """Hits → the text that goes into the prompt: dated, grouped, within a budget, and data from beginning to end.
 
 What a memory says can't end the block it stands in, and a memory that reads like an order to the model is left out.
+Pure: the same input gives the same text.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 
-from afterword.dates import ago, day
-from afterword.records import Hit, Kind, Ref, local_time
-from afterword.texts import Language, cut, estimate_tokens
+from afterword.decisions import names_in
+from afterword.records import Hit, Ref, local_time
+from afterword.texts import Language, content_words, prompt_tokens
+from afterword.wording import (
+    BESIDE_TOKENS,
+    Ended,
+    Reader,
+    before_note,
+    ended_note,
+    fact_line,
+    harmless,
+    heading,
+    order_note,
+    question_line,
+    reads_like_an_order,
+    said_line,
+    standing_line,
+)
 
-if TYPE_CHECKING:
-    from datetime import datetime
-
-__all__ = ["Context", "build_context", "estimate_tokens", "reads_like_an_order"]
+__all__ = ["Beside", "Context", "Ended", "Known", "build_context", "prompt_tokens", "reads_like_an_order"]
 
 OPEN, CLOSE = "<memories>", "</memories>"
-_ORDER: tuple[Kind, ...] = ("semantic", "episodic", "turn")
-_TITLES: dict[Language, dict[Kind, str]] = {
-    "en": {"semantic": "Facts", "episodic": "What happened or was said", "turn": "Word for word, from earlier chats"},
-    "zh": {"semantic": "事实", "episodic": "发生过或说过的事", "turn": "以前聊天的原话"},
+STANDING_SHARE = 0.15  # of the budget, at most, for what always comes along
+STANDING_TOKENS = 60  # of one standing fact
+LONGEST = 4  # no record takes more than one part in so many of the budget
+LEAST = 60  # tokens that it may take anyway
+TOLD = 0.9  # of a line's content words: what another line of the same chat and day says too is not told twice
+STANDING, FACTS, SAID = 0, 1, 2  # the parts of the text
+MEMORY_LAST = 1 << 40  # a memory's place in its chat: behind the turns of the same moment
+
+_TITLES: dict[Language, tuple[str, str, str]] = {
+    "en": ("Who they are and how they want to be answered", "Facts", "From earlier chats, by date"),
+    "zh": ("对方是谁，希望怎样被回答", "事实", "以前的聊天，按日期"),
 }
 _END: dict[Language, str] = {
     "en": "What is not written above is not known.",
     "zh": "上面没有写的，就是不知道的。",
 }
-_MARK = re.compile(
-    r"[<＜‹〈]\s*/?\s*(?=memor)|<(?=\||/?(?:s|system|user|assistant|im_\w+)\b)|\[(?=/?INST\])", re.IGNORECASE
-)
-_ORDERS = re.compile(
-    r"\b(?:ignore|disregard|forget|override|bypass)\b[^.\n]{0,30}\b(?:previous|prior|above|earlier|preceding|all|your|system|"
-    r"these|the)\b[^.\n]{0,30}\b(?:instructions?|prompts?|rules?|guidelines|messages?|directions)\b|"
-    r"(?:^|\n|[.!?]\s)\s*(?:\[|<|#+ ?)?(?:system|developer)(?: (?:prompt|message|note|override))?\s*[:：\]>]|"
-    r"<\|\w+\|>|\[/?INST\]|\bnew (?:system )?instructions?\s*:|\byou are now (?:an?|in|the)\b|"
-    r"\b(?:reveal|print|repeat|show|output|leak)\b[^.\n]{0,30}\b(?:system prompt|hidden instructions|your instructions|"
-    r"your prompt)\b|"
-    r"(?:忽略|无视|忘记|忘掉|不要理会|不理会|跳过)[^。\n]{0,12}(?:以上|之前|上面|前面|先前|所有|你的|系统)[^。\n]{0,12}"
-    r"(?:指令|指示|提示|规则|内容|命令|要求|设定)|(?:^|\n)\s*(?:系统|系统提示|系统消息|系统指令)\s*[:：]|"
-    r"(?:显示|输出|打印|泄露|重复|告诉我)[^。\n]{0,10}(?:系统提示|提示词|系统指令)|从现在起你(?:是|就是|将扮演)",
-    re.IGNORECASE,
-)
+_NOTHING: dict[Language, str] = {"en": "(nothing about this)", "zh": "（还没有相关记忆）"}
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """The neighbouring turns that a hit needs: the question before an answer, the answer after a question."""
+
+    question: Hit | None = None
+    answer: Hit | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What belongs to the hits: neighbours by the hit's id, standing facts (the weightiest first), what no longer
+    holds by the id of the record that says it, and what held before a fact by that fact's id."""
+
+    beside: Mapping[str, Beside] = field(default_factory=dict)
+    standing: Sequence[Hit] = ()
+    ended: Mapping[str, Ended] = field(default_factory=dict)
+    before: Mapping[str, Ended] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The text, the records that are in it, and how many hits are not (no room, or they read like orders)."""
+    """The text; the hits that are in it, best first; neighbours and standing facts that came along; how many hits are
+    not there (no room, or they read like orders), and those of them that read like orders."""
 
     text: str
     used: tuple[Ref, ...]
     left_out: int
+    beside: tuple[Hit, ...] = ()
+    standing: tuple[Hit, ...] = ()
+    orders: tuple[Ref, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class _Item:
     hit: Hit
-    group: tuple[int, str, str]  # place of the kind, chat, date: what stands under one heading
-    heading: str
+    part: int  # STANDING, FACTS or SAID
+    group: tuple[str, str]  # date and chat: what stands under one heading
     line: str
-
-
-def reads_like_an_order(text: str) -> bool:
-    """Whether the text speaks to the model about its instructions, as injected text does."""
-    return bool(_ORDERS.search(text))
+    role: str = "hit"  # or "beside", "standing"
 
 
 def build_context(
@@ -73,88 +98,203 @@ def build_context(
     *,
     now: datetime,
     budget_tokens: int,
-    count: Callable[[str], int] = estimate_tokens,
+    count: Callable[[str], int] = prompt_tokens,
     utc_offset: int = 0,
     language: Language = "en",
     allow_orders: bool = False,
+    known: Known | None = None,
+    query: str = "",
+    says_nothing: bool = True,
 ) -> Context:
     """The hits, best first, as text of at most `budget_tokens` as `count` counts them; the best that fit are taken.
 
-    Dates are those of the clock where it was said; how long ago is told from `now` at `utc_offset`. The same input
-    gives the same text. Without hits that fit, the text says that nothing is remembered, or is empty when even that
-    is over the budget.
+    Dates are those of the clock where it was said; how long ago is told from `now` at `utc_offset`. Of a long record
+    stand the sentences that share words with `query`. Standing facts take at most `STANDING_SHARE` of the budget.
+    The same input gives the same text. Without anything to tell, the text says that nothing is remembered about this
+    (empty where `says_nothing` is False, or where even that is over the budget).
     """
-    seen: set[str] = set()
-    kept: list[_Item] = []
-    room = budget_tokens - count(_rendered([], language))
+    reader = Reader(now, utc_offset, language, content_words(query) if query else frozenset())
+    page = _Page(reader, budget_tokens, count, allow_orders, known or Known())
+    page.add_standing()
     for hit in hits:
-        if hit.id in seen or (not allow_orders and reads_like_an_order(hit.text)):
-            continue
-        seen.add(hit.id)
-        item = _item(hit, now, utc_offset, language, max(60, budget_tokens // 3))
-        price = count(item.line + "\n") + sum(count(line + "\n") for line in _headings(item, kept, language))
-        if price <= room:
-            kept.append(item)
-            room -= price
-    text = _rendered(kept, language)
-    while kept and count(text) > budget_tokens:  # a counter of whole texts may not add up
-        kept.pop()
-        text = _rendered(kept, language)
-    if count(text) > budget_tokens:
-        text = ""
-    return Context(text, tuple(item.hit.ref for item in kept), len(hits) - len(kept))
+        page.add(hit)
+    return page.finished(hits, query, says_nothing=says_nothing)
 
 
-def _item(hit: Hit, now: datetime, utc_offset: int, language: Language, limit: int) -> _Item:
-    local = local_time(hit.said_at, hit.utc_offset).date()
-    past = ago(local, local_time(now, utc_offset).date(), language)
-    when = f"{day(local, language)}，{past}" if language == "zh" else f"{day(local, language)}, {past}"
-    text = cut(_harmless(hit.text), limit)
-    if hit.kind == "semantic":
-        return _Item(
-            hit, (0, "", ""), "", f"- {text}（{when}得知）" if language == "zh" else f"- {text} (as of {when})"
+class _Page:
+    """The text as it fills."""
+
+    def __init__(
+        self, reader: Reader, budget: int, count: Callable[[str], int], allow_orders: bool, known: Known
+    ) -> None:
+        self._reader = reader
+        self._budget = budget
+        self._count = count
+        self._allow_orders = allow_orders
+        self._known = known
+        self._kept: list[_Item] = []
+        self._ids: set[str] = set()
+        self._orders: dict[Ref, None] = {}
+        self._told: dict[str, list[Hit]] = {}  # by the record whose line says all that they say
+        self._room = budget - count(_rendered([], reader))
+        self._longest = max(LEAST, budget // LONGEST)
+
+    # ── filling ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def add_standing(self) -> None:
+        room = int(STANDING_SHARE * self._budget)
+        for hit in self._known.standing:
+            item = _Item(hit, STANDING, ("", ""), standing_line(hit, self._reader, STANDING_TOKENS), "standing")
+            price = self._price([item])
+            if hit.id not in self._ids and price <= room and not self._is_order(hit) and self._take([item]):
+                room -= price
+
+    def add(self, hit: Hit) -> None:
+        """The hit with its neighbours, or alone, or not at all."""
+        order = self._is_order(hit)
+        if order and not self._allow_orders:
+            return
+        if hit.id in self._ids:  # it came along already, as a neighbour or a standing fact
+            self._told.setdefault(hit.id, []).append(hit)
+            return
+        item = self._item(hit, order)
+        teller = next((one for one in self._kept if _tells(one, item)), None)
+        if teller is not None:
+            self._told.setdefault(teller.hit.id, []).append(hit)
+            return
+        told = [one for one in self._kept if one.role == "hit" and _tells(item, one)]
+        beside = [one for one in self._beside(hit) if one.hit.id not in self._ids and not self._is_order(one.hit)]
+        self._drop(told)
+        if (beside and self._take([item, *beside])) or self._take([item]):
+            self._told[hit.id] = [other for one in told for other in (one.hit, *self._told.pop(one.hit.id, ()))]
+        else:
+            self._take(told)
+
+    def _drop(self, items: Sequence[_Item]) -> None:
+        self._kept = [one for one in self._kept if one not in items]
+        self._room += sum(self._count(item.line + "\n") for item in items)
+
+    def _is_order(self, hit: Hit) -> bool:
+        found = reads_like_an_order(hit.text)
+        if found:
+            self._orders[hit.ref] = None
+        return found
+
+    def _take(self, items: list[_Item]) -> bool:
+        price = self._price(items)
+        if price > self._room:
+            return False
+        self._kept += items
+        self._ids |= {item.hit.id for item in items}
+        self._room -= price
+        return True
+
+    def _price(self, items: list[_Item]) -> int:
+        price, there = 0, list(self._kept)
+        for item in items:
+            lines = [*_headings(item, there, self._reader), item.line]
+            price += sum(self._count(line + "\n") for line in lines)
+            there.append(item)
+        return price
+
+    def _item(self, hit: Hit, order: bool) -> _Item:
+        if hit.kind == "semantic":
+            line, part, group = fact_line(hit, self._reader, self._longest), FACTS, ("", "")
+        else:
+            line, part, group = said_line(hit, self._reader, self._longest), SAID, _group(hit)
+        ended, before = self._known.ended.get(hit.id), self._known.before.get(hit.id)
+        mark = order_note(self._reader) if order else ""
+        note = ended_note(ended, self._reader) if ended else ""
+        note += before_note(before, self._reader) if before and not reads_like_an_order(before.text) else ""
+        return _Item(hit, part, group, f"- {mark}{line[2:]}{note}")
+
+    def _beside(self, hit: Hit) -> Iterator[_Item]:
+        needs = self._known.beside.get(hit.id, Beside())
+        if needs.question is not None:
+            line = question_line(needs.question, self._reader)
+            yield _Item(needs.question, SAID, _group(needs.question), line, "beside")
+        if needs.answer is not None:
+            line = said_line(needs.answer, self._reader, min(self._longest, BESIDE_TOKENS))
+            yield _Item(needs.answer, SAID, _group(needs.answer), line, "beside")
+
+    # ── the end ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def finished(self, hits: Sequence[Hit], query: str, *, says_nothing: bool) -> Context:
+        kept = self._kept
+        text = _rendered(kept, self._reader)
+        while kept and self._count(text) > self._budget:  # a counter of whole texts may not add up
+            kept.pop()
+            text = _rendered(kept, self._reader)
+        if self._count(text) > self._budget or not (kept or says_nothing):
+            text = ""
+        unknown = _unmentioned(query, text, self._reader) if kept else ""
+        if unknown and self._count(text + unknown) <= self._budget:
+            text += unknown
+        used = self._used()
+        return Context(
+            text,
+            tuple(dict.fromkeys(hit.ref for hit in hits if hit.ref in used)),
+            len(hits) - len(used),
+            tuple(item.hit for item in kept if item.role == "beside"),
+            tuple(item.hit for item in kept if item.role == "standing"),
+            tuple(self._orders),
         )
-    if hit.kind == "turn":
-        text = f"{_speaker(hit, language)}: {text}"
-    place = _ORDER.index(hit.kind)
-    return _Item(hit, (place, hit.chat_id or "", local.isoformat()), when, f"- {text}")
+
+    def _used(self) -> set[Ref]:
+        shown = [item.hit for item in self._kept if item.role == "hit"]
+        told = [hit for item in self._kept for hit in self._told.get(item.hit.id, ())]
+        return {hit.ref for hit in (*shown, *told)}
 
 
-def _speaker(hit: Hit, language: Language) -> str:
-    if hit.speaker:
-        return _harmless(hit.speaker)
-    if language == "zh":
-        return "用户" if hit.role == "user" else "助手"
-    return "the user" if hit.role == "user" else "assistant"
+def _tells(one: _Item, other: _Item) -> bool:
+    """Whether a line of the same day and chat says all that another says."""
+    if one.part != SAID or one.group != other.group:
+        return False
+    words = content_words(other.line)
+    return len(words & content_words(one.line)) >= TOLD * len(words) > 0
 
 
-def _harmless(text: str) -> str:
-    """On one line, and without what could end the block or start a turn of the chat's format."""
-    return " ".join(_MARK.sub("‹ ", text).split())
+def _group(hit: Hit) -> tuple[str, str]:
+    return local_time(hit.said_at, hit.utc_offset).date().isoformat(), hit.chat_id or ""
 
 
-def _headings(item: _Item, kept: Sequence[_Item], language: Language) -> list[str]:
+def _headings(item: _Item, there: Sequence[_Item], reader: Reader) -> list[str]:
     """The headings that this item needs and that are not there yet."""
     lines = []
-    if all(other.hit.kind != item.hit.kind for other in kept):
-        lines.append(f"## {_TITLES[language][item.hit.kind]}")
-    if item.heading and all(other.group != item.group for other in kept):
-        lines.append(f"### {item.heading}")
+    if all(other.part != item.part for other in there):
+        lines.append(f"## {_TITLES[reader.language][item.part]}")
+    if item.part == SAID and all(other.group != item.group for other in there):
+        again = any(other.group[0] == item.group[0] for other in there)
+        lines.append(heading(item.hit, reader, again=again))
     return lines
 
 
-def _rendered(kept: Sequence[_Item], language: Language) -> str:
-    """Facts first; then by chat, chats in order of their first date; by date within."""
-    first: dict[tuple[int, str], str] = {}
-    for item in kept:
-        chat = item.group[:2]
-        first[chat] = min(first.get(chat, item.group[2]), item.group[2])
-    ordered = sorted(kept, key=lambda i: (i.group[0], first[i.group[:2]], i.group, i.hit.said_at, i.hit.ref))
+def _rendered(kept: Sequence[_Item], reader: Reader) -> str:
+    """Standing facts as they came, lasting ones by date, then what was said: by date, chat, and place in the chat."""
     lines = [OPEN]
     shown: list[_Item] = []
-    for item in ordered:
-        lines += [*_headings(item, shown, language), item.line]
+    for item in sorted(kept, key=_place):
+        lines += [*_headings(item, shown, reader), item.line]
         shown.append(item)
     if not kept:
-        lines.append("（还没有相关记忆）" if language == "zh" else "(nothing about this)")
-    return "\n".join([*lines, CLOSE, _END[language]])
+        lines.append(_NOTHING[reader.language])
+    return "\n".join([*lines, CLOSE, _END[reader.language]])
+
+
+def _place(item: _Item) -> tuple[object, ...]:
+    if item.part == STANDING:
+        return (STANDING,)
+    hit = item.hit
+    in_chat = MEMORY_LAST if hit.position is None else hit.position
+    return item.part, item.group, hit.said_at, in_chat, hit.ref
+
+
+def _unmentioned(query: str, text: str, reader: Reader) -> str:
+    """A sentence on the names that the query gives and that stand nowhere in the text."""
+    low = text.lower()
+    names = [name for name in sorted(names_in(query)) if name not in low][:3]
+    found = [re.search(re.escape(name), query, re.IGNORECASE) for name in names]
+    listed = ", ".join(harmless(match.group()) for match in found if match)
+    if not listed:
+        return ""
+    return f"其中没有提到：{listed}。" if reader.zh else f" Nothing above mentions: {listed}."

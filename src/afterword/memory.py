@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING
 
+from afterword.briefing import Briefing, Wanted
 from afterword.consolidate import first_job
-from afterword.context import build_context
 from afterword.errors import InvalidInput, NotFound
 from afterword.plan import Erase, Plan, Revise
 from afterword.ports import Decision, JobFilter
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
     from afterword.chat import Chats, OpenTurn
     from afterword.intake import Intake
-    from afterword.limits import Gate
     from afterword.observing import Watch
     from afterword.ports import Clock, Index, Ledger
     from afterword.recall import Recaller
@@ -46,6 +45,9 @@ if TYPE_CHECKING:
     from afterword.worker import Worker
 
 QUERY_LIMIT = 100_000
+BUDGET_LIMIT = 1_000_000
+CONTEXT_HITS = 100
+TOKENS_A_HIT = 20  # no more hits are asked for than could fit
 
 
 class AsyncMemory:
@@ -63,20 +65,20 @@ class AsyncMemory:
         index: Index,
         intake: Intake,
         recall: Recaller,
+        briefing: Briefing,
         chats: Chats,
         worker: Worker,
         clock: Clock,
         status: Callable[[], Awaitable[Status]],
         watch: Watch,
-        gate: Gate,
     ) -> None:
         self.ledger = ledger
         self.index = index
         self.worker = worker
         self.watch = watch
-        self._gate = gate
         self._tenant = tenant
         self._recall = recall
+        self._briefing = briefing
         self._chats = chats
         self._clock = clock
         self._intake = intake
@@ -107,12 +109,30 @@ class AsyncMemory:
             await self.worker.reconsolidate_query(scope, query, recalled.hits)
         return list(recalled.hits)
 
-    async def context(self, query: str, user_id: str, budget_tokens: int = 2000) -> str:
-        """What is remembered about the query, as dated text for a prompt, never over `budget_tokens`."""
+    async def context(
+        self,
+        query: str,
+        user_id: str,
+        budget_tokens: int = 2000,
+        *,
+        utc_offset: int | None = None,
+        count_tokens: Callable[[str], int] | None = None,
+        allow_orders: bool = False,
+    ) -> str:
+        """What is remembered about the query, as dated text for a prompt, never over `budget_tokens` (0 to 1,000,000).
+
+        Tokens are counted by `count_tokens`, else by a rule that errs upwards (one for a CJK character, a digit, 3 bytes
+        of other text). "Today" is that of a clock `utc_offset` minutes east of UTC (None: the memory's own). Texts that
+        read like orders to the LLM are left out, or marked where `allow_orders`. Small talk gives standing facts only,
+        or "".
+        """
         scope = self.scope(user_id)
         query = checked_text(query, "query", QUERY_LIMIT)
-        recalled = await self._recall.search(scope, query, limit=40, filters=Filters())
-        return build_context(recalled.hits, now=self._clock.now(), budget_tokens=budget_tokens).text
+        if not 0 <= budget_tokens <= BUDGET_LIMIT:
+            raise InvalidInput(f"budget_tokens is {budget_tokens}: give 0 to {BUDGET_LIMIT:,}")
+        limit = min(CONTEXT_HITS, max(1, budget_tokens // TOKENS_A_HIT))
+        wanted = Wanted(query, limit, budget_tokens, utc_offset, allow_orders=allow_orders, count=count_tokens)
+        return (await self._briefing.brief(scope, wanted)).text
 
     # ── telling ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -158,7 +178,6 @@ class AsyncMemory:
         return await self._submit(self.scope(user_id), ordered, debounce=False)
 
     async def _submit(self, scope: Scope, turns: list[NewTurn], *, debounce: bool) -> LedgerTicket:
-        await self._gate.admit(scope, turns)
         stored = await self._intake.accept(scope, turns, debounce=debounce)
         return LedgerTicket(self.ledger, scope, tuple(stored), self._clock)
 
@@ -177,20 +196,12 @@ class AsyncMemory:
         """Answer a message with what is known. When this returns the message is durable and the reply is under way;
         iterate it for its pieces. It goes on, and is stored, whether or not anybody listens."""
         turn = _asked(message, chat_id, turn_id, utc_offset, metadata)
-        scope = self.scope(user_id)
-        self._check_replies(scope, turn_id)
         with self.watch.chat(turn.chat_id):
-            return await self._chats.start(scope, turn)
+            return await self._chats.start(self.scope(user_id), turn)
 
     async def ask_again(self, user_id: str, turn_id: str) -> Reply:
         """Answer a kept message that has no reply, or only a cut one. Raises `NotFound`, `InvalidInput`."""
-        scope = self.scope(user_id)
-        self._check_replies(scope, turn_id)
-        return await self._chats.again(scope, checked_id(turn_id, "turn_id"))
-
-    def _check_replies(self, scope: Scope, turn_id: str | None) -> None:
-        own, of_all = self._chats.under_way(scope, turn_id)
-        self._gate.check_replies(own, of_all)
+        return await self._chats.again(self.scope(user_id), checked_id(turn_id, "turn_id"))
 
     def live(self, user_id: str, chat_id: str) -> Reply | None:
         """The reply that is being written in this chat right now, if any."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -44,11 +44,13 @@ _PERSONS = frozenset(["i", "me", "my", "mine", "we", "us", "our", "you", "your"]
 
 @dataclass(frozen=True, slots=True)
 class Recalled:
-    """What was found, best first; `missed` says why something may be lacking ("" when nothing went wrong)."""
+    """What was found, best first; `missed` says why something may be lacking ("" when nothing went wrong). `legs` are
+    the raw scores of each hit, empty where the memory has none to show."""
 
     hits: tuple[Hit, ...]
     missed: str
     ms: float
+    legs: Mapping[Ref, Mapping[str, float]] = field(default_factory=dict)
 
 
 class Recaller(Protocol):
@@ -94,27 +96,32 @@ class Recall:
         started = self._clock.monotonic()
         filters = replace(filters, exclude=filters.exclude | exclude)
         hits: tuple[Hit, ...] = ()
+        legs: dict[Ref, Mapping[str, float]] = {}
         try:
             async with asyncio.timeout(self._deadline):
-                hits, missed = await self._search(scope, shortened(query, LONG), limit, filters)
+                hits, legs, missed = await self._search(scope, shortened(query, LONG), limit, filters)
         except TimeoutError:
             missed = f"searched nothing: the index did not answer within {self._deadline:g} s"
             log.warning("recall_timed_out", deadline=self._deadline)
         except Exception as error:  # noqa: BLE001  whatever breaks here costs the reply its memories, not its life
             missed = f"searched nothing: {_cause(error)}"
             log.warning("recall_failed", error=error)
-        return Recalled(hits, missed, 1000 * (self._clock.monotonic() - started))
+        return Recalled(hits, missed, 1000 * (self._clock.monotonic() - started), legs)
 
-    async def _search(self, scope: Scope, text: str, limit: int, filters: Filters) -> tuple[tuple[Hit, ...], str]:
+    async def _search(
+        self, scope: Scope, text: str, limit: int, filters: Filters
+    ) -> tuple[tuple[Hit, ...], dict[Ref, Mapping[str, float]], str]:
         words = shortened_tokens(tokens(text))
         if not words:
-            return (), ""
+            return (), {}, ""
         state = await self._reads.state(scope)
         vector, missed = await self._embedded(text, state.model)
         wanted = Query(words, vector, state.model, filters, max(CANDIDATES, 2 * limit), stop_words(tokens) - _PERSONS)
         found, missed = await self._found(scope, wanted, missed)
         ranked, fused_refs = await self._ranked(scope, text, found, limit, filters)
-        return tuple(_hit(one, fused_refs[one.item.ref]) for one in ranked[:limit]), missed
+        hits = tuple(_hit(one, fused_refs[one.item.ref]) for one in ranked[:limit])
+        legs = {one.ref: one.legs for one in found}
+        return hits, {hit.ref: legs[hit.ref] for hit in hits}, missed
 
     async def _found(self, scope: Scope, wanted: Query, missed: str) -> tuple[list[Candidate], str]:
         """What the index finds; without its vectors, if those are what is away or late."""

@@ -194,6 +194,7 @@ class Hit:
     sources: tuple[str, ...] = ()
     strength: float = 1.0
     metadata: Json = field(default_factory=dict)
+    position: int | None = None  # of a turn, in its chat
 
     @property
     def id(self) -> str:
@@ -348,6 +349,7 @@ def hit_of(record: Turn | MemoryRecord, score: float, parts: Mapping[str, float]
             role=record.role,
             speaker=record.speaker,
             metadata=record.metadata,
+            position=record.position,
         )
     return Hit(
         record.ref,

@@ -57,7 +57,9 @@ _NO_TELLING = _any(
 _INSTRUCTION = _any(
     r"^(?:and |also |so |oh,? )?(?:please )?(?:remember|note|keep in mind|don['’]t forget)\b",
     r"\b(?:call me|from now on|in (?:the )?future,? (?:please|always|never))\b",
-    r"^(?:and |also )?(?:please )?(?:always|never) (?:answer|reply|write|use|call|give|tell|explain|ask|mention|speak|talk|say)",
+    r"^(?:and |also )?(?:please )?(?:always|never) (?:answer|reply|respond|write|use|call|give|tell|explain|ask|mention|speak|"
+    r"talk|say|include|format|provide|confirm|maintain|show|list|add|start|begin|end|keep|put|cite|check|remind|suggest|"
+    r"recommend|assume|round|translate|summari[sz]e|address|double-check)\b",
     r"^(?:please )?(?:stop|do not|don['’]t) (?:calling|using|writing|mentioning|suggesting|use|call|mention|suggest|ask)\b",
     r"\bI(?:'d| would) (?:rather|prefer)\b|\bI prefer\b|\bI want you to (?:always|never|call|answer|use|speak|be)\b",
     r"(?:请)?(?:帮我)?(?:记住|记得|记一下|别忘了)|以后|从现在起|从今以后|从今天起|叫我|称呼我|不要再|别再|"

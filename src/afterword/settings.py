@@ -114,22 +114,13 @@ class Settings(BaseSettings):
     history_turns: int = _help("the chat's newest turns in the prompt, at most", 12, ge=0, le=1000)
     history_tokens: int = _help("tokens of them, at most", 2000, ge=0, le=1_000_000)
     context_tokens: int = _help("tokens of memories in the prompt, at most", 1500, ge=0, le=1_000_000)
-    recall_limit: int = _help("memories that a reply is given, 0 to 200", 8, ge=0, le=200)
+    recall_limit: int = _help("memories that a reply is given, 0 to 200", 12, ge=0, le=200)
     # the worker
     worker_concurrency: int = _help("background jobs at once, 1 to 256", 8, ge=1, le=256)
     lease: Seconds = _help(
         "seconds without a sign of life after which another worker takes up a job; the same for all", 30.0
     )
-    # limits: docs/reliability.md says what happens at each
     max_waiting_jobs: int = _help("waiting jobs at most, 100 or more", 100_000, ge=100)
-    max_waiting_jobs_per_user: int = _help("waiting jobs of one user at most, 10 or more", 10_000, ge=10)
-    max_waiting_turns: int = _help("turns that wait to be decided at most, 100 or more", 1_000_000, ge=100)
-    max_waiting_turns_per_user: int = _help("the same for one user, 100 or more", 100_000, ge=100)
-    max_waiting_mb: float = _help("megabytes of turns that wait to be decided at most", 2_000.0, gt=0)
-    max_waiting_mb_per_user: float = _help("the same for one user", 200.0, gt=0)
-    max_replies: int = _help("replies under way at once at most, 1 or more", 2_000, ge=1)
-    max_replies_per_user: int = _help("the same for one user", 256, ge=1)
-    max_requests_per_minute: int = _help("HTTP requests from one address a minute at most; 0: any number", 0, ge=0)
     # logs
     log_level: Literal["debug", "info", "warning", "error"] = _help("'debug', 'info', 'warning' or 'error'", "info")
     log_json: bool = _help("true or false", False)

@@ -13,6 +13,7 @@ Language = Literal["en", "zh"]
 
 _CJK = re.compile(r"[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef\uac00-\ud7af]")
 _HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
+_DIGIT = re.compile(r"[0-9]")
 _LETTER = re.compile(r"[^\W\d_]")
 _SENTENCE = re.compile(r"(?<=[.!?…])[\"'”’)]*\s+|(?<=[。！？；!?])(?=[^\s.。！？!?”’」])|\n+")
 _SPEAKER = re.compile(r"[^\n:：]{1,60}: ")
@@ -48,11 +49,49 @@ def estimate_tokens(text: str) -> int:
     return wide + -(-rest // 3)
 
 
+def prompt_tokens(text: str) -> int:
+    """The same, erring upwards further: 1 a digit, as many models have it. Dates and tables of numbers hold many."""
+    return estimate_tokens(text) + -(-2 * len(_DIGIT.findall(text)) // 3)
+
+
 def cut(text: str, limit: int) -> str:
     """The text, or as much of its beginning as fits `limit` estimated tokens together with the mark of the cut."""
     if estimate_tokens(text) <= limit:
         return text
     return text[: _fitting(text, limit - estimate_tokens(CUT))].rstrip() + CUT
+
+
+def excerpt(text: str, wanted: frozenset[str], limit: int) -> str:
+    """The text, or the sentences of it that hold most of the wanted content words, in order, within `limit` tokens.
+
+    What is left of the room goes to the sentences that follow those. Gaps are marked.
+    """
+    if estimate_tokens(text) <= limit:
+        return text
+    parts = sentences(text)
+    shared = [len(content_words(part) & wanted) for part in parts]
+    if len(parts) < 2 or not any(shared):
+        return cut(text, limit)
+    prices = [estimate_tokens(part) + 1 for part in parts]
+    taken = _taken(shared, prices, limit - 2 * estimate_tokens(CUT))
+    if not taken:
+        return cut(parts[shared.index(max(shared))], limit)
+    pieces = [
+        parts[place] if place == 0 or place - 1 in taken else f"{CUT.strip()} {parts[place]}" for place in sorted(taken)
+    ]
+    return " ".join(pieces) + ("" if len(parts) - 1 in taken else CUT)
+
+
+def _taken(shared: list[int], prices: list[int], room: int) -> set[int]:
+    """Places of the sentences that are worth most and fit, then of those that follow them."""
+    taken: set[int] = set()
+    best = sorted((place for place, count in enumerate(shared) if count), key=lambda place: (-shared[place], place))
+    gap = estimate_tokens(CUT)
+    for place in [*best, *(place + 1 for place in best)]:
+        if place < len(prices) and place not in taken and prices[place] + gap <= room:
+            taken.add(place)
+            room -= prices[place] + (0 if place - 1 in taken else gap)
+    return taken
 
 
 def _fitting(text: str, limit: int) -> int:

@@ -4,30 +4,57 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from zoneinfo import ZoneInfo
 
 from afterword.errors import LedgerError, SettingsError
 from afterword.lanes import NEEDS
-from afterword.limits import Gate, Limits
 from afterword.logs import quiet_unless_configured
 from afterword.observing import Watch, WatchedRecall, watched_ledger
-from afterword.parts import Around, Parts
 from afterword.ports import Desk, Policy
 from afterword.settings import Settings, load_settings
 from afterword.status import status_of
 
-__all__ = ["Around", "Parts", "choose_embedder", "choose_llms", "open_memory"]
-
 if TYPE_CHECKING:
+    from afterword.briefing import Briefing
     from afterword.handed_memory import HandedMemory, HandedRecall
     from afterword.intake import Intake
     from afterword.memory import AsyncMemory
     from afterword.offload import Pools
     from afterword.ports import LLM, Clock, Embedder, Index, Ledger
-    from afterword.recall import Recall
+    from afterword.recall import Recall, Recaller
     from afterword.worker import Worker
+
+T = TypeVar("T")
+
+
+def _as_it_is(part: T) -> T:
+    return part
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What is put around the ports once their adapters are chosen: to count, to slow down, to break off (`testing`)."""
+
+    ledger: Callable[[Ledger], Ledger] = _as_it_is
+    index: Callable[[Index], Index] = _as_it_is
+    llm: Callable[[LLM], LLM] = _as_it_is
+    embedder: Callable[[Embedder], Embedder] = _as_it_is
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Adapters handed in rather than chosen by settings (tests, people with components of their own)."""
+
+    llm: LLM | None = None
+    decider: LLM | None = None
+    embedder: Embedder | None = None
+    memory: HandedMemory | None = None
+    clock: Clock | None = None
+    around: Around = field(default_factory=Around)
+    count_tokens: Callable[[str], int] | None = None
 
 
 @asynccontextmanager
@@ -41,12 +68,14 @@ async def open_memory(
     memory: HandedMemory | None = None,
     clock: Clock | None = None,
     around: Around | None = None,
+    count_tokens: Callable[[str], int] | None = None,
     **flags: Any,
 ) -> AsyncIterator[AsyncMemory]:
     """A memory, open while inside: `async with open_memory(data_dir="…") as memory`.
 
     Settings come from `settings`, or are read once with `flags` on top (see `settings.py`). `llm`, `decider`,
-    `embedder` and `clock` may be handed in (`ports.LLM` …; blocking ones through `afterword.threaded`). A `memory` of
+    `embedder` and `clock` may be handed in (`ports.LLM` …; blocking ones through `afterword.threaded`), and
+    `count_tokens`, which counts what a text costs in the LLM's own tokens (else a rule that errs upwards). A `memory` of
     your own (`handed_memory.HandedMemory`) recalls and remembers in place of ours; turns, replies and jobs stay here.
     With `run_worker=False` another process does the background work. `around` wraps the ports that were chosen.
     Raises `SettingsError`, `LedgerError`. Leaving ends in order: replies are cut and stored, the worker drains,
@@ -54,7 +83,8 @@ async def open_memory(
     """
     chosen = settings or load_settings(**flags)
     async with AsyncExitStack() as stack:
-        yield await _wire(chosen, Parts(llm, decider, embedder, memory, clock, around or Around()), run_worker, stack)
+        parts = Parts(llm, decider, embedder, memory, clock, around or Around(), count_tokens)
+        yield await _wire(chosen, parts, run_worker, stack)
 
 
 async def _wire(settings: Settings, parts: Parts, run_worker: bool, stack: AsyncExitStack) -> AsyncMemory:
@@ -82,7 +112,8 @@ async def _wire(settings: Settings, parts: Parts, run_worker: bool, stack: Async
         await stack.enter_async_context(worker.running(settings.drain_deadline))
     intake = _intake(settings, ledger, clock, embeds=embedder is not None)
     recall = WatchedRecall(_recall(settings, reads, index, desk, parts.memory), watch)
-    chats = Chats(ledger, intake, recall, llm, clock, desk.policy, _chat_limits(settings))
+    briefing = _briefing(settings, reads, recall, clock, parts)
+    chats = Chats(ledger, intake, briefing, llm, clock, desk.policy, _chat_limits(settings))
     stack.push_async_callback(chats.close)
     return AsyncMemory(
         tenant=settings.tenant,
@@ -90,23 +121,12 @@ async def _wire(settings: Settings, parts: Parts, run_worker: bool, stack: Async
         index=index,
         intake=intake,
         recall=recall,
+        briefing=briefing,
         chats=chats,
         worker=worker,
         clock=clock,
         status=status_of(ledger, index, llm, embedder, worker),
         watch=watch,
-        gate=Gate(_limits(settings), ledger, clock, watch.meter),
-    )
-
-
-def _limits(settings: Settings) -> Limits:
-    return Limits(
-        settings.max_waiting_turns,
-        settings.max_waiting_turns_per_user,
-        int(settings.max_waiting_mb * 1e6),
-        int(settings.max_waiting_mb_per_user * 1e6),
-        settings.max_replies,
-        settings.max_replies_per_user,
     )
 
 
@@ -125,7 +145,6 @@ def _ledger(settings: Settings, clock: Clock, offload: Pools) -> Ledger:
         clock=clock,
         offload=offload,
         max_waiting_jobs=settings.max_waiting_jobs,
-        max_waiting_per_scope=settings.max_waiting_jobs_per_user,
         lock_seconds=settings.ledger_deadline,
     )
 
@@ -311,6 +330,12 @@ def _recall(
     )
 
 
+def _briefing(settings: Settings, reads: Ledger, recall: Recaller, clock: Clock, parts: Parts) -> Briefing:
+    from afterword.briefing import Briefing
+
+    return Briefing(reads, recall, clock, settings.recall_deadline, settings.utc_offset, parts.count_tokens)
+
+
 def _policy(settings: Settings) -> Policy:
     return Policy(
         settings.remember,
@@ -327,15 +352,9 @@ def _policy(settings: Settings) -> Policy:
 def _chat_limits(settings: Settings) -> Any:
     from afterword.chat import ChatLimits
 
-    return ChatLimits(
-        settings.history_turns,
-        settings.history_tokens,
-        settings.context_tokens,
-        settings.recall_limit,
-        settings.first_token_deadline,
-        settings.reply_gap_deadline,
-        settings.reply_deadline,
-    )
+    prompt = settings.history_turns, settings.history_tokens, settings.context_tokens, settings.recall_limit
+    waits = settings.first_token_deadline, settings.reply_gap_deadline, settings.reply_deadline
+    return ChatLimits(*prompt, *waits)
 
 
 def _worker(

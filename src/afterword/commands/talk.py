@@ -160,6 +160,13 @@ def search(
         show_hits(hits, explain=explain)
 
 
+def context(flags: Flags, query: str, *, budget: int) -> None:
+    async def tell(memory: AsyncMemory, settings: Settings) -> str:
+        return await memory.context(query, settings.user, budget)
+
+    say(with_memory(flags, tell) or "Nothing to tell.")
+
+
 def show_hits(hits: list[Hit] | tuple[Hit, ...], *, explain: bool) -> None:
     for hit in hits:
         speaker = f"{hit.speaker or hit.role}: " if hit.kind == "turn" else ""

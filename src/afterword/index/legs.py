@@ -8,6 +8,7 @@
 | `ideal`, `ideal_window`, `ideal_session` | the question's sum of idf: the most that the leg could give (theirs alike for all candidates) |
 | `dense` | cosine of the record's best window of text |
 | `dense_window` | mean of that and half of each neighbour's |
+| `dense_mean` | mean of all cosines that are known (alike for all candidates) |
 | `session` | not a score: which session of the user it belongs to (-1: none); candidates of one session share it |
 
 A memory stands where the turn stands that it rests on. A `dense` leg is left out for what has no vector yet.
@@ -55,7 +56,8 @@ def rows_of_legs(snapshot: Snapshot, query: Query, asked: Asked, cosines: Floats
     }
     legs = {"bm25": lexical.bm25, "bm25_window": lexical.window, "bm25_session": lexical.session, **ideal}
     if cosines is not None:
-        legs |= dense_legs(snapshot, np.where(counted, cosines, np.nan).astype(np.float32))
+        known = np.where(counted, cosines, np.nan).astype(np.float32)
+        legs |= dense_legs(snapshot, known) | background(known)
     legs["session"] = _at_anchor(snapshot, snapshot.talk.session.astype(np.float32), np.full(snapshot.size, -1.0))
     return legs
 
@@ -205,6 +207,13 @@ def dense_legs(snapshot: Snapshot, cosines: Floats) -> dict[str, Floats]:
         return {"dense": cosines, "dense_window": cosines}
     window = _with_neighbours(cosines[talk.rows], talk.session)
     return {"dense": cosines, "dense_window": _at_anchor(snapshot, window, cosines)}
+
+
+def background(cosines: Floats) -> dict[str, Floats]:
+    """How near the query is to this user's records in general: what a near one stands out from."""
+    finite = cosines[np.isfinite(cosines)]
+    mean = float(finite.mean()) if len(finite) else 0.0
+    return {"dense_mean": np.full(len(cosines), mean, np.float32)}
 
 
 def _with_neighbours(own: Floats, session: Ints) -> Floats:

@@ -98,6 +98,13 @@ class SearchForm(UserForm):
         return Filters(self.kinds, self.chat_id, self.role, self.since, self.until, self.metadata)
 
 
+class ContextForm(UserForm):
+    query: Text
+    budget_tokens: int = Field(2000, ge=0, le=1_000_000)
+    utc_offset: int | None = Field(None, ge=-1080, le=1080)  # minutes east of UTC
+    allow_orders: bool = False
+
+
 class EditForm(UserForm):
     text: Text
 

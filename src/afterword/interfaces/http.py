@@ -5,7 +5,6 @@ Every route that touches a person's data names the user; what a token opens is o
 
 from __future__ import annotations
 
-import math
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +20,7 @@ from afterword import errors
 from afterword.interfaces.forms import (
     AgainForm,
     ChatForm,
+    ContextForm,
     EditForm,
     Id,
     JobAction,
@@ -104,16 +104,14 @@ def create_app(
 # ── errors ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _error(status: int, name: str, message: str, fix: str = "", retry_after: float | None = None) -> JSONResponse:
+def _error(status: int, name: str, message: str, fix: str = "") -> JSONResponse:
     content = {"error": name, "message": message}
-    headers = {"Retry-After": str(math.ceil(retry_after))} if retry_after is not None else None
-    return JSONResponse({**content, "fix": fix} if fix else content, status, headers)
+    return JSONResponse({**content, "fix": fix} if fix else content, status)
 
 
 async def _known_error(_: Request, error: Exception) -> JSONResponse:
     status = next((status for kind, status in STATUS if isinstance(error, kind)), 500)
-    later = 1.0 if isinstance(error, NotReady) else getattr(error, "retry_after", None)
-    return _error(status, type(error).__name__, str(error), getattr(error, "fix", ""), later)
+    return _error(status, type(error).__name__, str(error), getattr(error, "fix", ""))
 
 
 async def _bad_request(_: Request, error: Exception) -> JSONResponse:
@@ -125,8 +123,7 @@ async def _bad_request(_: Request, error: Exception) -> JSONResponse:
 
 async def _http_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    name = {413: "TooLarge", 429: "TooManyRequests"}.get(error.status_code, "HttpError")
-    return _error(error.status_code, name, str(error.detail), retry_after=1.0 if error.status_code == 429 else None)
+    return _error(error.status_code, "TooLarge" if error.status_code == 413 else "HttpError", str(error.detail))
 
 
 async def _unknown_error(request: Request, error: Exception) -> JSONResponse:
@@ -256,6 +253,15 @@ async def receipt(memory: Memory, reply_id: str, user_id: Wanted) -> Any:
 async def search(memory: Memory, form: SearchForm) -> Any:
     hits = await memory.search(form.query, form.user_id, form.limit, form.reconsolidate, form.filters())
     return {"hits": as_json(hits)}
+
+
+@router.post("/context")
+async def context(memory: Memory, form: ContextForm) -> Any:
+    """The text that the chat would give its LLM about a query."""
+    text = await memory.context(
+        form.query, form.user_id, form.budget_tokens, utc_offset=form.utc_offset, allow_orders=form.allow_orders
+    )
+    return {"text": text}
 
 
 @router.get("/memories")

@@ -1,0 +1,202 @@
+"""What an LLM is given for a message: what was found and fits it, the turns beside that, and the standing facts.
+
+The same for the chat and for `memory.context`. Everything is read under the search's own deadline: what comes too late
+is left out, and the receipt says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+import structlog
+
+from afterword.context import Beside, Context, Ended, Known, build_context
+from afterword.errors import LedgerError
+from afterword.lasting import Lasting, LastingFacts
+from afterword.ranking import asks
+from afterword.recall import Recalled
+from afterword.records import Filters, Hit, Scope, Turn, hit_of
+from afterword.relevance import fitting
+from afterword.smalltalk import is_small_talk
+from afterword.texts import language_of, prompt_tokens
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from afterword.ports import Clock, Reads
+    from afterword.recall import Recaller
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+LEAST = 0.05  # seconds that reading beside the hits is left with
+NEAR = 3  # places between two turns that are read in one go
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a text is wanted for: at most `limit` hits in `budget_tokens`, told on a clock of `utc_offset` minutes (None:
+    ours)."""
+
+    query: str
+    limit: int
+    budget_tokens: int
+    utc_offset: int | None = None
+    exclude: frozenset[str] = frozenset()
+    allow_orders: bool = False
+    count: Callable[[str], int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Brief:
+    """The text, the hits that are in it (best first), and all that was given: those, their neighbours, standing facts."""
+
+    text: str
+    hits: tuple[Hit, ...]
+    given: Recalled
+
+
+class Briefing:
+    """Makes briefs for one memory. `deadline` is in seconds, for a whole brief; `utc_offset` gives the offset of our
+    clock at a moment, in minutes; `count` counts tokens."""
+
+    def __init__(
+        self,
+        reads: Reads,
+        recall: Recaller,
+        clock: Clock,
+        deadline: float,
+        utc_offset: Callable[[datetime], int],
+        count: Callable[[str], int] | None = None,
+    ) -> None:
+        self._reads = reads
+        self._recall = recall
+        self._clock = clock
+        self._deadline = deadline
+        self._utc_offset = utc_offset
+        self._count = count or prompt_tokens
+        self._lasting = LastingFacts(reads)
+
+    async def brief(self, scope: Scope, wanted: Wanted) -> Brief:
+        """Never raises for an outage: `given.missed` says what is lacking."""
+        started = self._clock.monotonic()
+        search = self._recall.search(scope, wanted.query, limit=wanted.limit, filters=Filters(), exclude=wanted.exclude)
+        facts = _in_time(self._lasting.of(scope), Lasting(), self._deadline, "the standing facts")
+        recalled, (lasting, late) = await asyncio.gather(search, facts)
+        hits = fitting(wanted.query, recalled)
+        left = max(LEAST, self._deadline - (self._clock.monotonic() - started))
+        about = self._known(scope, hits, wanted.exclude, lasting)
+        known, later = await _in_time(about, _known_of(lasting), left, "the turns beside what was found")
+        context = self._written(wanted, hits, known)
+        missed = "; ".join(part for part in (recalled.missed, late, later) if part)
+        ms = 1000 * (self._clock.monotonic() - started)
+        return _brief(context, hits, Recalled((), missed, ms))
+
+    def _written(self, wanted: Wanted, hits: Sequence[Hit], known: Known) -> Context:
+        now = self._clock.now()
+        return build_context(
+            hits,
+            now=now,
+            budget_tokens=wanted.budget_tokens,
+            count=wanted.count or self._count,
+            utc_offset=self._utc_offset(now) if wanted.utc_offset is None else wanted.utc_offset,
+            language=language_of(wanted.query),
+            allow_orders=wanted.allow_orders,
+            known=known,
+            query=wanted.query,
+            says_nothing=not is_small_talk(wanted.query),
+        )
+
+    # ── what belongs to the hits ───────────────────────────────────────────────────────────────────────────────────
+
+    async def _known(self, scope: Scope, hits: Sequence[Hit], exclude: frozenset[str], lasting: Lasting) -> Known:
+        beside, ended = await asyncio.gather(self._beside(scope, hits, exclude), self._ended(scope, hits, lasting))
+        return replace(_known_of(lasting), beside=beside, ended={**lasting.ended, **ended})
+
+    async def _beside(self, scope: Scope, hits: Sequence[Hit], exclude: frozenset[str]) -> dict[str, Beside]:
+        """For each turn: the question that it answers, or the answer to the question that it asks."""
+        turns = [hit for hit in hits if hit.kind == "turn" and hit.chat_id is not None and hit.position is not None]
+        places = {(hit.chat_id or "", (hit.position or 0) + step) for hit in turns for step in (-1, 1)}
+        spans = list(_spans(sorted(place for place in places if place[1] >= 0)))
+        read = await asyncio.gather(*(self._reads.turns(scope, chat, first=a, last=b) for chat, a, b in spans))
+        at = {
+            (turn.chat_id, turn.position): turn
+            for part in read
+            for turn in part
+            if turn.searchable and turn.text.strip() and turn.id not in exclude
+        }
+        found: dict[str, Beside] = {}
+        for hit in turns:
+            chat, place = hit.chat_id or "", hit.position or 0
+            needs = _needed(hit, at.get((chat, place - 1)), at.get((chat, place + 1)))
+            if needs is not None:
+                found[hit.id] = needs
+        return found
+
+    async def _ended(self, scope: Scope, hits: Sequence[Hit], lasting: Lasting) -> dict[str, Ended]:
+        """Turns whose episodes no longer hold."""
+        turns = [hit.id for hit in hits if hit.kind == "turn"]
+        if not lasting.ended or not turns:
+            return {}
+        episodes = await self._reads.memories_of(scope, turns)
+        gone = [episode for episode in episodes if episode.id in lasting.ended]
+        return {source: lasting.ended[episode.id] for episode in gone for source in episode.sources}
+
+
+async def _in_time(awaited: Awaitable[T], otherwise: T, patience: float, what: str) -> tuple[T, str]:
+    """The value and "", or what stands in for it and why."""
+    try:
+        async with asyncio.timeout(patience):
+            return await awaited, ""
+    except TimeoutError:
+        missed = f"without {what}: they were not read within {patience:.2g} s"
+    except LedgerError as error:
+        missed = f"without {what}: {error}"
+    log.warning("brief_incomplete", reason=missed)
+    return otherwise, missed
+
+
+def _known_of(lasting: Lasting) -> Known:
+    standing = tuple(hit_of(memory, 1.0, {"standing": 1.0}) for memory in lasting.standing)
+    return Known({}, standing, lasting.ended, lasting.before)
+
+
+def _spans(places: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int, int]]:
+    """Chat, first and last place: places that lie near each other in one span."""
+    begun: tuple[str, int, int] | None = None
+    for chat, place in places:
+        if begun is not None and begun[0] == chat and place - begun[2] <= NEAR:
+            begun = (chat, begun[1], place)
+            continue
+        if begun is not None:
+            yield begun
+        begun = (chat, place, place)
+    if begun is not None:
+        yield begun
+
+
+def _needed(hit: Hit, before: Turn | None, after: Turn | None) -> Beside | None:
+    asking = asks(hit.text)
+    if asking and after is not None and _another(hit, after):
+        return Beside(answer=_neighbour(after, hit))
+    if not asking and before is not None and _another(hit, before) and asks(before.text):
+        return Beside(question=_neighbour(before, hit))
+    return None
+
+
+def _another(hit: Hit, turn: Turn) -> bool:
+    return (hit.role, hit.speaker) != (turn.role, turn.speaker)
+
+
+def _neighbour(turn: Turn, hit: Hit) -> Hit:
+    return hit_of(turn, hit.score, {"beside": hit.score})
+
+
+def _brief(context: Context, hits: Sequence[Hit], found: Recalled) -> Brief:
+    by_ref = {hit.ref: hit for hit in hits}
+    used = tuple(by_ref[ref] for ref in context.used)
+    along = tuple(hit for hit in (*context.beside, *context.standing) if hit.ref not in context.used)
+    return Brief(context.text, used, replace(found, hits=used + along))

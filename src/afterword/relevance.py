@@ -1,0 +1,94 @@
+"""Whether what was found fits the message at all: small talk, and what nothing is known about, bring no memories. Pure.
+
+Two kinds of evidence, each absolute. By words: how many of the message's telling words a single record says too, or a
+name that both give. By meaning: how far the nearest record stands out from what this user's records are to this message
+in general, as a share of the way from there to the message's very words. A share, because cosines mean something else
+with every model: with multilingual-e5 unrelated texts lie at .75, with others at .1.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from afterword.decisions import names_in
+from afterword.smalltalk import asks_for_memory, asks_of_oneself, is_small_talk, telling_words
+from afterword.texts import content_words
+from afterword.tokens import tokens
+
+if TYPE_CHECKING:
+    from afterword.recall import Recalled
+    from afterword.records import Hit
+
+_CAPITALISED = re.compile(r"\b[A-Z][a-zA-Z-]+\b")
+
+Legs = Mapping[str, float]
+
+NEAR = 0.3  # of the way: near enough without a word in common
+NEAR_ANY_WAY = 0.4  # the same with a model whose vectors lie in all directions: there, chance reaches further
+ONE_CONE = 0.25  # mean cosine from which on a model's vectors lie in one direction
+NOT_FAR = 0.2  # of the way: below this, words in common are chance (where meaning is known)
+ONE_WORD = 0.5  # of the telling words, where a record says only one of them
+ONE_WORD_OF_ONESELF = 0.25  # the same where they ask about themselves: that is what a memory is for
+MANY = 8  # telling words: of a longer message no record says the same share
+TWO_WORDS = 0.3  # where it says two or more
+LOOKED_AT = 30  # best hits: what fits, if anything does, is among them
+LONG = 4_000  # characters of a hit that are looked at
+SHORT = 300  # characters of a text in which the characters of a word stand together by no chance
+
+
+def fitting(query: str, recalled: Recalled) -> tuple[Hit, ...]:
+    """The hits, best first, if any of them fits the query; else none. A memory that shows no raw scores is trusted."""
+    if is_small_talk(query):
+        return ()
+    if not recalled.legs or asks_for_memory(query) or _fits(query, recalled):
+        return recalled.hits
+    return ()
+
+
+def _fits(query: str, recalled: Recalled) -> bool:
+    oneself = asks_of_oneself(query)
+    wanted = frozenset(word for word in telling_words(query) if not word.isdecimal())
+    wanted = wanted or (content_words(query) if oneself else wanted)
+    telling = [hit for hit in recalled.hits[:LOOKED_AT] if len(hit.text) > SHORT or not is_small_talk(hit.text)]
+    legs = [recalled.legs.get(hit.ref, {}) for hit in telling]
+    meant = max(map(nearness, legs), default=-1.0)
+    if meant >= (NEAR if legs and legs[0].get("dense_mean", 0.0) >= ONE_CONE else NEAR_ANY_WAY):
+        return True
+    if 0 <= meant < NOT_FAR:
+        return False
+    one_word = ONE_WORD_OF_ONESELF if oneself else ONE_WORD
+    named = frozenset(name.lower() for name in _CAPITALISED.findall(query) if wanted.intersection(tokens(name)))
+    return any(_says(wanted, _told(hit), one_word) or _names(named, hit) for hit in telling)
+
+
+def _told(hit: Hit) -> str:
+    return f"{hit.speaker or ''} {hit.text[:LONG]}"
+
+
+def _names(named: frozenset[str], hit: Hit) -> bool:
+    """Whether the record gives, or was said by, one of these."""
+    return bool(named) and not named.isdisjoint(names_in(hit.text[:LONG]) | set((hit.speaker or "").lower().split()))
+
+
+def _says(wanted: frozenset[str], text: str, one_word: float) -> bool:
+    words = frozenset(tokens(text))
+    same = sum(word in words or _spelt(word, text) for word in wanted)
+    return same > 0 and same / min(len(wanted), MANY) >= (one_word if same == 1 else TWO_WORDS)
+
+
+def _spelt(word: str, text: str) -> bool:
+    """Whether a Chinese word stands in the text, cut otherwise: where a word ends is told differently each time."""
+    return not word.isascii() and (
+        word in text or (len(text) <= SHORT and all(character in text for character in word))
+    )
+
+
+def nearness(legs: Legs) -> float:
+    """How far a record stands out, 0 to 1; -1 where its meaning is not known."""
+    cosine, mean = legs.get("dense"), legs.get("dense_mean", 1.0)
+    if cosine is None or not math.isfinite(cosine) or mean >= 1.0:
+        return -1.0
+    return max(0.0, (cosine - mean) / (1.0 - mean))
