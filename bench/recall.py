@@ -43,7 +43,7 @@ from bench.recall_metrics import ADVERSARIAL, Level, percentile, table
 
 if TYPE_CHECKING:
     from afterword.memory import AsyncMemory
-    from afterword.ports import Embedder, Vector, Vectors
+    from afterword.ports import Clock, Embedder, Vector, Vectors
 
 CACHE = Path("~/.cache/afterword/bench-embeddings")
 QUERY_LIMIT = 100_000  # characters of a question that `search` takes
@@ -210,7 +210,9 @@ def places(told: Told, hits: Sequence[Hit]) -> tuple[list[str], list[str]]:
 
 
 @asynccontextmanager
-async def memory_of(folder: Path, embedder: Embedder | None, options: argparse.Namespace) -> AsyncIterator[AsyncMemory]:
+async def memory_of(
+    folder: Path, embedder: Embedder | None, options: argparse.Namespace, clock: Clock | None = None
+) -> AsyncIterator[AsyncMemory]:
     """A memory with the product's defaults, but for deadlines: a busy machine is no reason to count a question lost."""
     settings = Settings(
         data_dir=folder,
@@ -221,7 +223,7 @@ async def memory_of(folder: Path, embedder: Embedder | None, options: argparse.N
         index_memory_mb=8192,
     )
     silent = None if options.facts == "rules" else ScriptedLLM(answers=lambda *_: '{"entries": []}')
-    async with open_memory(settings, llm=QuotingLLM(), decider=silent, embedder=embedder) as memory:
+    async with open_memory(settings, llm=QuotingLLM(), decider=silent, embedder=embedder, clock=clock) as memory:
         yield memory
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -44,14 +44,17 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question. `visible` is how many sessions there were when it was asked (None: all)."""
+    """A question. `visible` is how many sessions there were when it was asked (None: all); `choices` by letter."""
 
+    id: str
     text: str
     category: str
     evidence: frozenset[str]
     sessions: frozenset[str]
     visible: int | None
     unknown: int  # evidence that the conversation does not hold
+    answer: str = ""
+    choices: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +133,25 @@ def _asked(row: Mapping[str, Any], by_id: Mapping[str, Said]) -> Asked:
     sessions = {_id(str(name)) for name in row.get("sessions") or []} or {by_id[name].chat_id for name in known}
     visible = row.get("visible_sessions")
     return Asked(
+        id=str(row.get("id") or row.get("text") or ""),
         text=str(row.get("text") or ""),
         category=str(row.get("category") or "none"),
         evidence=known,
         sessions=frozenset(sessions),
         visible=None if visible is None else int(visible),
         unknown=len(set(named)) - len(known),
+        answer=str(row.get("answer") or ""),
+        choices=_choices(row.get("choices")),
     )
+
+
+def _choices(given: object) -> dict[str, str]:
+    """By letter; a list is lettered, anything else is no choice."""
+    if isinstance(given, Mapping):
+        return {str(letter): str(text) for letter, text in given.items()}
+    if isinstance(given, list):
+        return {chr(ord("A") + place): str(text) for place, text in enumerate(given[:26])}
+    return {}
 
 
 def _fact(row: Mapping[str, Any], by_id: Mapping[str, Said], numbers: Mapping[str, int]) -> Fact | None:
