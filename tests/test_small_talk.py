@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from afterword.embedders.local import LocalEmbedder
 from afterword.smalltalk import is_small_talk
-from afterword.testing import HashingEmbedder
-from bench.small_talk import measure
+from bench.small_talk import embedder_of, measure
 
 pytestmark = pytest.mark.anyio
 
@@ -17,7 +15,7 @@ pytestmark = pytest.mark.anyio
     [("none", 1, 7), ("hashing", 3, 8), ("local", 1, 4)],
 )
 async def test_of_80_lines_few_are_given_too_much_or_nothing(name: str, most_added: int, most_omitted: int) -> None:
-    embedder = {"none": lambda: None, "hashing": HashingEmbedder, "local": LocalEmbedder}[name]()
+    embedder = embedder_of(name)
     measured = (await measure(embedder, ("both",)))["both"]
     if embedder is not None:
         await embedder.aclose()

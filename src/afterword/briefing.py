@@ -16,7 +16,7 @@ import structlog
 from afterword.context import Beside, Context, Ended, Known, build_context
 from afterword.errors import LedgerError
 from afterword.lasting import Lasting, LastingFacts
-from afterword.ranking import asks
+from afterword.questions import asks
 from afterword.recall import Recalled
 from afterword.records import Filters, Hit, Scope, Turn, hit_of
 from afterword.relevance import fitting

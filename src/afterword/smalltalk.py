@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from afterword.ranking import asks
+from afterword.questions import asks
 from afterword.texts import content_words
 from afterword.tokens import tokens
 
