@@ -9,6 +9,7 @@ from afterword.asking import ask, with_time_to_ask
 from afterword.decisions import (
     Entry,
     FactChange,
+    dates_in,
     grounded,
     invented_details,
     lost_details,
@@ -194,3 +195,12 @@ def test_a_step_lasts_longer_than_an_llm_may_take_twice_so_that_slowness_is_an_o
     assert all(step.timeout > 2 * 240.0 for step in with_time_to_ask(steps, 240.0))
     assert [step.timeout for step in with_time_to_ask(steps, 1.0)] == [step.timeout for step in steps]
     assert [step.kind for step in with_time_to_ask(steps, 1.0)] == [step.kind for step in steps]
+
+
+@pytest.mark.parametrize(
+    "text", ["She left on 20 May 2023.", "She left on May 20th, 2023.", "She left 2023-05-20.", "她2023年5月20日走了。"]
+)
+def test_a_whole_date_that_nobody_named_is_invented(text: str) -> None:
+    assert dates_in(text) == {(2023, 5, 20)}
+    assert "2023-05-20" in invented_details(text, "on 8 May 2023 she said: she left, it took 20 minutes. 她走了 5月")
+    assert invented_details(text, "she left last Saturday [Saturday 20 May 2023]. 她走了") == ()

@@ -149,3 +149,13 @@ async def test_without_an_llm_people_are_kept_apart_too() -> None:
         "Mira said on 3 May 2026: I opened a tea shop in the old mill two weeks ago [19 April 2026]! It has a garden.",
         "Jo said on 3 May 2026: By the way, my wife Sanna teaches salsa on Thursdays, you should come!",
     ]
+
+
+async def test_a_sentence_that_leans_on_the_one_before_is_not_kept_alone() -> None:
+    talk = [
+        ("Jo", "And you?"),
+        ("Mira", "I cherish the garden with my aunt. It was when my heart felt alive and free."),
+    ]
+    record = "Mira cherishes the garden with her aunt."
+    llm = ScriptedLLM(answers=[entries(([2], "personal_fact", record))])
+    assert [one.text for one in inserts(await STEP.decide(JOB, desk(people_talk(talk), llm=llm)))] == [record]

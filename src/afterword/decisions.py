@@ -198,6 +198,13 @@ def _listed(numbers: Iterable[int]) -> str:
 _MONTH_NUMBER = {name.lower(): n for n, name in enumerate(MONTHS, 1)} | {
     name[:3].lower(): n for n, name in enumerate(MONTHS, 1)
 }
+_NAMED_MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*"
+_WHOLE_DATE = re.compile(
+    rf"\b(?P<d1>\d{{1,2}})(?:st|nd|rd|th)? (?:of )?(?P<m1>{_NAMED_MONTH}),? (?P<y1>\d{{4}})|"
+    rf"\b(?P<m2>{_NAMED_MONTH}) (?P<d2>\d{{1,2}})(?:st|nd|rd|th)?,? (?P<y2>\d{{4}})|"
+    r"(?P<y3>\d{4})-(?P<m3>\d\d)-(?P<d3>\d\d)|(?P<y4>\d{4})年(?P<m4>\d{1,2})月(?P<d4>\d{1,2})[日号]",
+    re.IGNORECASE,
+)
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _L = r"[^\W\d_\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"  # letters of scripts that have capitals, or none to speak of
 _NAME = re.compile(rf"{_L}(?:{_L}|[0-9'’.-])*")
@@ -220,6 +227,17 @@ def numbers_in(text: str) -> frozenset[str]:
     plain = {found.replace(",", "").lstrip("0") or "0" for found in _NUMBER.findall(text)}
     months = {name.lower() for pair in _MONTH_BEFORE_OR_AFTER.findall(text) for name in pair if name}
     return frozenset(plain | {str(_MONTH_NUMBER[name]) for name in months})
+
+
+def dates_in(text: str) -> frozenset[tuple[int, int, int]]:
+    """Whole dates of a text as (year, month, day), in the ways that English and Chinese write them."""
+    found = set()
+    for match in _WHOLE_DATE.finditer(text):
+        parts = match.groupdict()
+        day, month = parts["d1"] or parts["d2"] or parts["d3"] or parts["d4"], parts["m1"] or parts["m2"]
+        number = _MONTH_NUMBER[month.lower()[:3]] if month else int(parts["m3"] or parts["m4"])
+        found.add((int(parts["y1"] or parts["y2"] or parts["y3"] or parts["y4"]), number, int(day)))
+    return frozenset(found)
 
 
 def names_in(text: str) -> frozenset[str]:
@@ -259,11 +277,15 @@ def lost_details(old: str, new: str, evidence: str) -> tuple[str, ...]:
 
 
 def invented_details(text: str, evidence: str) -> tuple[str, ...]:
-    """Names and numbers of `text` that the evidence does not have. Small numbers may be words there: they pass."""
+    """Names, numbers and whole dates of `text` that the evidence does not have.
+
+    Small numbers may be words there: they pass.
+    """
     said = evidence.lower()
     names = [name for name in sorted(names_in(text)) if name not in said]
     known = numbers_in(evidence)
-    return (*names, *(n for n in sorted(numbers_in(text)) if n not in known and len(n) > 2 and n not in said))
+    dates = sorted(f"{y}-{m:02}-{d:02}" for y, m, d in dates_in(text) - dates_in(evidence))
+    return (*names, *dates, *(n for n in sorted(numbers_in(text)) if n not in known and len(n) > 2 and n not in said))
 
 
 def grounded(text: str, evidence: str, *, least: float = GROUNDED, people: str = "") -> bool:

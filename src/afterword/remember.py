@@ -230,7 +230,8 @@ def _passed_over(turn: Turn, written: Sequence[Insert], talk: Talk, policy: Poli
     if not told:
         return []
     own = [(insert, content_words(own_words(insert.text))) for insert in _by_rules(turn, talk, policy)]
-    return [insert for insert, words in own if len(words) >= 2 and share(words, told) < PASSED_OVER]
+    passed = [insert for insert, words in own if len(words) >= 2 and share(words, told) < PASSED_OVER]
+    return [insert for insert in passed if not rules.leans(own_words(insert.text))]
 
 
 def _overlooked(

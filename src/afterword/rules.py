@@ -238,6 +238,11 @@ def forbidden(text: str, never: str) -> bool:
     return bool(never.strip()) and bool(content_words(never) & content_words(text))
 
 
+def leans(sentence: str) -> bool:
+    """Whether it goes on about what was said before it ("It is …"), and says little alone."""
+    return bool(_FOLLOWS.match(sentence))
+
+
 def corrects(text: str) -> bool:
     """Whether it has a form in which people correct what was said, or tell that it has changed."""
     return bool(_CORRECTS.search(text))
