@@ -149,6 +149,11 @@ class Shelf:
         book = self.book(scope)
         self._keep(book, book.records[record], embedded=True)
 
+    def withdraw(self, record: str, scope: Scope = ANN) -> None:
+        """Its vectors are to be made again."""
+        book = self.book(scope)
+        self._keep(book, book.records[record], embedded=False)
+
     def reset(self, scope: Scope = ANN) -> None:
         old = self.book(scope)
         self.books[scope] = Book(epoch=old.epoch + 1, seq=old.seq)

@@ -94,6 +94,19 @@ async def test_a_record_is_found_by_words_before_it_is_embedded_and_by_meaning_a
     assert (await found(index, "alpha beta"))["chat-00000"].legs["dense"] == pytest.approx(1.0, abs=1e-5)
 
 
+async def test_vectors_that_were_withdrawn_are_used_no_more(index: Index, shelf: Shelf) -> None:
+    shelf.say("alpha beta")
+    shelf.say("gamma delta")
+    await index.project(ANN)
+    assert "dense" in (await found(index, "alpha beta"))["chat-00000"].legs
+    shelf.withdraw("chat-00000")
+    await index.project(ANN)
+    assert "dense" not in (await found(index, "alpha beta"))["chat-00000"].legs
+    shelf.embed("chat-00000")
+    await index.project(ANN)
+    assert "dense" in (await found(index, "alpha beta"))["chat-00000"].legs
+
+
 async def test_a_revision_replaces_the_version_before_it(index: Index, shelf: Shelf) -> None:
     memory = shelf.remember("Ann lives in Oslo")
     assert await by_words(index, "oslo") == [memory.id]

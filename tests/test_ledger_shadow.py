@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from afterword.plan import (
+    Erase,
+    Plan,
     Retire,
     Revise,
     ServeModel,
@@ -110,3 +113,50 @@ async def test_vectors_of_an_old_version_are_dropped(house: House) -> None:
 async def test_the_text_to_embed_names_the_speaker(house: House) -> None:
     (turn,) = await house.ledger.accept(ANN, [NewTurn("c", "user", "I moved to Oslo", "Ann")])
     assert await house.ledger.unembedded(ANN, MODEL, 10) == [(turn.ref, "Ann: I moved to Oslo")]
+
+
+async def test_a_short_turn_is_embedded_with_what_the_other_said_just_before(house: House) -> None:
+    long = "We talked about the house and the garden. " * 20
+    later = house.clock.now() + timedelta(days=1)
+    said = await house.ledger.accept(
+        ANN,
+        [
+            NewTurn("c", "user", "When did you move?", "Ann"),
+            NewTurn("c", "user", "Last May", "Ben"),
+            NewTurn("c", "user", "I like it", "Ben"),
+            NewTurn("c", "user", long, "Ann"),
+            NewTurn("c", "user", "So it was", "Ben"),
+            NewTurn("c", "user", "Good morning", "Ann", said_at=later),
+            NewTurn("other", "user", "Hello"),
+        ],
+    )
+    texts = {ref.record: text for ref, text in await house.ledger.unembedded(ANN, MODEL, 10)}
+    when, may, like, talked, was, morning, hello = (texts[turn.id] for turn in said)
+    assert when == "Ann: When did you move?"
+    assert may == "Ann: When did you move?\nBen: Last May"
+    assert like == "Ben: I like it", "the same person's words before it are no question to it"
+    assert talked == f"Ann: {long}", "a long one speaks for itself"
+    before, _, own = was.rpartition("\n")
+    assert own == "Ben: So it was"
+    assert before
+    assert f"Ann: {long}".endswith(before), "of a long one before it, the end"
+    assert len(before) <= 400
+    assert (morning, hello) == ("Ann: Good morning", "Hello"), "another day, another chat"
+
+
+async def test_vectors_that_held_something_of_an_erased_turn_are_made_again_without_it(house: House) -> None:
+    question, answer = await house.ledger.accept(
+        ANN, [NewTurn("c", "user", "Who is Rex?", "Ann"), NewTurn("c", "user", "My dog", "Ben")]
+    )
+    await house.run(vectors(question.ref), vectors(answer.ref))
+    assert await house.ledger.unembedded(ANN, MODEL, 10) == []
+    seq = (await house.ledger.state(ANN)).seq
+    await house.ledger.edit(ANN, Plan((Erase(question.id),)))
+    assert await house.ledger.unembedded(ANN, MODEL, 10) == [(answer.ref, "Ben: My dog")]
+    changes = {change.record: change.entry for change in await house.ledger.changes(ANN, seq)}
+    assert changes[question.id] is None
+    left = changes[answer.id]
+    assert left is not None
+    assert left.vectors is None, "no index goes on with the old ones"
+    await house.ledger.sweep(model=MODEL)
+    assert "embed" in {job.kind for job in await house.claim()}, "and a job makes new ones"

@@ -171,7 +171,8 @@ class Shard:
         """Take in a record's current version, or vectors that have come for it."""
         row = self._rows.get(entry.ref.record)
         same = hash((entry.ref, entry.tokens))
-        if row is None or self._hashes[row] != same:
+        withdrawn = row in self._embedded and entry.vectors is None
+        if row is None or self._hashes[row] != same or withdrawn:
             self.drop(entry.ref.record)
             row = self._append(entry, same)
             self._snapshot = None

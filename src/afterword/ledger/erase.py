@@ -65,7 +65,20 @@ def erase_turn(held: Held, record: str) -> bool:
     _recount(held, row.chat_id)
     drop_entry(held, record)
     held.changed(record, 1, "erase")
+    _unembed_next(held, row.chat_id, row.position)
     return True
+
+
+def _unembed_next(held: Held, chat_id: str, position: int) -> None:
+    """The next turn's vectors may hold something of the erased one (`shadow.unembedded`): they are made again."""
+    entry = schema.entry
+    at = entry.c.scope_id == held.id, entry.c.chat_id == chat_id, entry.c.position == position + 1
+    record = held.conn.execute(sa.select(entry.c.record).where(*at)).scalar()
+    if record is not None:
+        of_it = schema.vector.c.scope_id == held.id, schema.vector.c.record == record
+        held.conn.execute(sa.delete(schema.vector).where(*of_it))
+        held.conn.execute(sa.update(entry).where(*at).values(model=None))
+        held.changed(record, 1, "embedded")
 
 
 def _blank_jobs(held: Held, job_ids: Iterable[int]) -> None:

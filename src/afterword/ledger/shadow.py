@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -9,10 +10,17 @@ import sqlalchemy as sa
 from afterword.ledger import rows, schema
 from afterword.ports import IndexChange
 from afterword.records import Ref, ScopeState
+from afterword.texts import estimate_tokens
 
 if TYPE_CHECKING:
     from afterword.ports import Entry
 
+SHORT = 100  # estimated tokens of a turn that is embedded together with the end of the one before
+BEFORE = 400  # bytes of that one
+SAME_TALK = timedelta(hours=6)
+
+_turn = schema.turn
+_said = sa.select(_turn.c.chat_id, _turn.c.position, _turn.c.role, _turn.c.speaker, _turn.c.text, _turn.c.said_at)
 _entry = schema.entry
 _vector = schema.vector
 _change = schema.change
@@ -81,14 +89,32 @@ def unembedded(conn: sa.Connection, scope_id: int, model: str, limit: int) -> li
 
 def _text(conn: sa.Connection, scope_id: int, row: rows.Row) -> str:
     if row.kind == "turn":
-        turn = schema.turn
-        at = turn.c.scope_id == scope_id, turn.c.id == row.record
-        said = conn.execute(sa.select(turn.c.speaker, turn.c.text).where(*at)).one()
-        return rows.labelled(said.speaker, said.text)
+        return _turn_text(conn, scope_id, row.record)
     version = schema.version
     at = version.c.scope_id == scope_id, version.c.id == row.record
     text: str = conn.execute(sa.select(version.c.text).where(*at, version.c.version == row.version)).scalar_one()
     return text
+
+
+def _turn_text(conn: sa.Connection, scope_id: int, record: str) -> str:
+    """A turn as it is embedded. A short one is understood with what the other said just before: "Yes, last May" by
+    itself is near to no question."""
+    said = conn.execute(_said.where(_turn.c.scope_id == scope_id, _turn.c.id == record)).one()
+    text = rows.labelled(said.speaker, said.text)
+    if estimate_tokens(said.text) > SHORT:
+        return text
+    place = _turn.c.chat_id == said.chat_id, _turn.c.position == said.position - 1
+    before = conn.execute(_said.where(_turn.c.scope_id == scope_id, *place)).first()
+    if before is None or (before.role, before.speaker) == (said.role, said.speaker):
+        return text
+    if said.said_at - before.said_at > SAME_TALK:
+        return text
+    return f"{_ending(rows.labelled(before.speaker, before.text))}\n{text}"
+
+
+def _ending(text: str) -> str:
+    """Its last `BEFORE` bytes."""
+    return text.encode("utf-8", "replace")[-BEFORE:].decode("utf-8", "ignore")
 
 
 def vector_counts(conn: sa.Connection, scope_id: int, model: str) -> tuple[int, int]:
