@@ -159,3 +159,11 @@ async def test_a_sentence_that_leans_on_the_one_before_is_not_kept_alone() -> No
     record = "Mira cherishes the garden with her aunt."
     llm = ScriptedLLM(answers=[entries(([2], "personal_fact", record))])
     assert [one.text for one in inserts(await STEP.decide(JOB, desk(people_talk(talk), llm=llm)))] == [record]
+
+
+async def test_an_answer_that_is_found_to_be_small_talk_is_left_even_with_a_record() -> None:
+    talk = [("Jo", "Shall we start?"), ("Mira", "Whenever the kettle boils.")]
+    llm = ScriptedLLM(answers=[entries(([2], "small_talk", "Mira boils the kettle."))])
+    plan = await STEP.decide(JOB, desk(people_talk(talk), llm=llm))
+    assert inserts(plan) == []
+    assert plan.decision["entries"][0]["note"] == "not kept"

@@ -77,8 +77,8 @@ async def window(job: Job, desk: Desk) -> Json:
     chat_id: str = job.payload["chat_id"]
     first = await desk.reads.cursor(job.scope, chat_id)
     turns = await desk.reads.turns(job.scope, chat_id, first=first, limit=desk.policy.window_turns)
-    last, room, entries = first - 1, desk.policy.window_tokens, ENTRIES if _asked(desk.llm) else len(turns)
-    wanted = Talk((), tuple(turns)).wanted()
+    wanted = Talk((), tuple(turns)).wanted if _asked(desk.llm) else {}
+    last, room, entries = first - 1, desk.policy.window_tokens, ENTRIES
     for number, turn in enumerate(turns, 1):
         room -= estimate_tokens(turn.text)
         entries -= number in wanted
@@ -119,7 +119,7 @@ async def decide_span(scope: Scope, span: Span, desk: Desk) -> tuple[tuple[Chang
     talk = await _talk(scope, span, desk)
     llm = _asked(desk.llm)
     found: list[Insert] = []
-    if not talk.wanted():
+    if not talk.wanted:
         # The same with and without an LLM, so there is nothing for one to read again later.
         by: Author = "llm"
         decision: Json = {"by": "llm", "calls": 0, "note": "questions and small talk only"}
@@ -171,7 +171,7 @@ async def _by_llm(parts: Sequence[Talk], llm: LLM, policy: Policy) -> tuple[list
     notes: list[Json] = []
     calls = 0
     for talk in parts:
-        wanted = talk.wanted()
+        wanted = talk.wanted
         question = _question(talk, wanted, policy)
         numbers = range(1, len(talk.new) + 1)
         answered = await ask(llm, question, partial(read_entries, turns=numbers))
@@ -219,8 +219,10 @@ def _own_words(entry: Entry, turn: Turn, talk: Talk, policy: Policy) -> list[Ins
     counts = talk.between_people or (not told and rules.corrects(whole) and not rules.is_question(whole))
     if entry.write and counts and not rules.forbidden(whole, policy.never):
         own = whole
+    if not content_words(own):
+        return []
     text = rules.record_text(turn, own, asked=talk.question_to(turn) if talk.between_people else "")
-    return [_insert(turn, text, "rules", kind)] if content_words(own) else []
+    return [_insert(turn, text, "rules", kind)]
 
 
 def _passed_over(turn: Turn, written: Sequence[Insert], talk: Talk, policy: Policy) -> list[Insert]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from afterword import rules
@@ -32,14 +33,14 @@ SHORT = 20
 _PICTURE = re.compile(r"\[[^\]]*\]")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Talk:
     """The turns that are decided, by their number in the prompt, and what stands before them."""
 
     before: tuple[Turn, ...]
     new: tuple[Turn, ...]
 
-    @property
+    @cached_property
     def people(self) -> list[str]:
         language = language_of(" ".join(turn.text for turn in self.new))
         return list(dict.fromkeys(said_by(turn, language) for turn in (*self.before, *self.new) if is_person(turn)))
@@ -67,6 +68,7 @@ class Talk:
         told = rules.told(turn, self.own(turn) if self.between_people else None)
         return [one for one in told if not rules.forbidden(one.sentence, policy.never)]
 
+    @cached_property
     def wanted(self) -> dict[int, Turn]:
         """The turns worth an entry."""
         return {
@@ -87,10 +89,9 @@ class Talk:
     def parts(self, most: int) -> list[Talk]:
         """The talk in parts of at most `most` turns worth an entry."""
         parts: list[Talk] = []
-        wanted = self.wanted()
         start, entries = 0, 0
         for number in range(1, len(self.new) + 1):
-            entries += number in wanted
+            entries += number in self.wanted
             if entries > most:
                 parts.append(self._part(start, number - 1))
                 start, entries = number - 1, 1
