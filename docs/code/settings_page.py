@@ -20,6 +20,7 @@ GROUPS = {
     "remember": "What is remembered",
     "history_turns": "What goes into a prompt",
     "worker_concurrency": "The worker",
+    "max_waiting_jobs": "Limits",
     "log_level": "Logs",
 }
 COMPUTED = {"data_dir": "`$XDG_DATA_HOME/afterword`, else `~/.local/share/afterword`"}

@@ -125,6 +125,12 @@ class Chats:
         found = [r for (s, _), r in self._live.items() if s == scope and r.turn.chat_id == chat_id and not r.over]
         return found[-1] if found else None
 
+    def under_way(self, scope: Scope, but: str | None) -> tuple[int, int]:
+        """How many replies are being written, to this user and in all; that to turn `but` is not counted."""
+        of_user = [turn for of, turn in self._live if of == scope]
+        again = but is not None and (scope, but) in self._live
+        return len(of_user) - again, len(self._live) - again
+
     async def abandon(self, scope: Scope) -> None:
         """End this scope's replies without storing anything (the scope is about to be erased)."""
         await self._end_all([reply for (s, _), reply in self._live.items() if s == scope], "reset")

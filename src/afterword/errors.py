@@ -87,7 +87,11 @@ class LeaseLost(AfterwordError):
 
 
 class QueueFull(AfterwordError):
-    """A limit of waiting work was reached. The message names the limit; nothing was dropped."""
+    """A limit was reached. The message names it; nothing was dropped. `retry_after` is in seconds."""
+
+    def __init__(self, message: str, *, retry_after: float = 30.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class BadAnswer(AfterwordError):

@@ -326,6 +326,10 @@ class Ledger(Reads, Protocol):
         """The whole queue in figures."""
         ...
 
+    async def waiting(self, scope: Scope | None) -> tuple[int, int]:
+        """Turns that are not decided yet, and the bytes of their text as UTF-8. None: of all users."""
+        ...
+
     async def probe(self) -> None:
         """Write something of no meaning and make it durable. Raises `LedgerError` where nothing can be written."""
         ...

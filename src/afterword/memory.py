@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from afterword.chat import Chats, OpenTurn
     from afterword.intake import Intake
+    from afterword.limits import Gate
     from afterword.observing import Watch
     from afterword.ports import Clock, Index, Ledger
     from afterword.recall import Recaller
@@ -71,11 +72,13 @@ class AsyncMemory:
         clock: Clock,
         status: Callable[[], Awaitable[Status]],
         watch: Watch,
+        gate: Gate,
     ) -> None:
         self.ledger = ledger
         self.index = index
         self.worker = worker
         self.watch = watch
+        self._gate = gate
         self._tenant = tenant
         self._recall = recall
         self._briefing = briefing
@@ -178,6 +181,7 @@ class AsyncMemory:
         return await self._submit(self.scope(user_id), ordered, debounce=False)
 
     async def _submit(self, scope: Scope, turns: list[NewTurn], *, debounce: bool) -> LedgerTicket:
+        await self._gate.admit(scope, turns)
         stored = await self._intake.accept(scope, turns, debounce=debounce)
         return LedgerTicket(self.ledger, scope, tuple(stored), self._clock)
 
@@ -196,12 +200,20 @@ class AsyncMemory:
         """Answer a message with what is known. When this returns the message is durable and the reply is under way;
         iterate it for its pieces. It goes on, and is stored, whether or not anybody listens."""
         turn = _asked(message, chat_id, turn_id, utc_offset, metadata)
+        scope = self.scope(user_id)
+        self._check_replies(scope, turn_id)
         with self.watch.chat(turn.chat_id):
-            return await self._chats.start(self.scope(user_id), turn)
+            return await self._chats.start(scope, turn)
 
     async def ask_again(self, user_id: str, turn_id: str) -> Reply:
         """Answer a kept message that has no reply, or only a cut one. Raises `NotFound`, `InvalidInput`."""
-        return await self._chats.again(self.scope(user_id), checked_id(turn_id, "turn_id"))
+        scope = self.scope(user_id)
+        self._check_replies(scope, turn_id)
+        return await self._chats.again(scope, checked_id(turn_id, "turn_id"))
+
+    def _check_replies(self, scope: Scope, turn_id: str | None) -> None:
+        own, of_all = self._chats.under_way(scope, turn_id)
+        self._gate.check_replies(own, of_all)
 
     def live(self, user_id: str, chat_id: str) -> Reply | None:
         """The reply that is being written in this chat right now, if any."""

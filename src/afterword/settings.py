@@ -120,7 +120,16 @@ class Settings(BaseSettings):
     lease: Seconds = _help(
         "seconds without a sign of life after which another worker takes up a job; the same for all", 30.0
     )
+    # limits: docs/reliability.md says what happens at each
     max_waiting_jobs: int = _help("waiting jobs at most, 100 or more", 100_000, ge=100)
+    max_waiting_jobs_per_user: int = _help("waiting jobs of one user at most, 10 or more", 10_000, ge=10)
+    max_waiting_turns: int = _help("turns that wait to be decided at most, 100 or more", 1_000_000, ge=100)
+    max_waiting_turns_per_user: int = _help("the same for one user, 100 or more", 100_000, ge=100)
+    max_waiting_mb: float = _help("megabytes of turns that wait to be decided at most", 2_000.0, gt=0)
+    max_waiting_mb_per_user: float = _help("the same for one user", 200.0, gt=0)
+    max_replies: int = _help("replies under way at once at most, 1 or more", 2_000, ge=1)
+    max_replies_per_user: int = _help("the same for one user", 256, ge=1)
+    max_requests_per_minute: int = _help("HTTP requests from one address a minute at most; 0: any number", 0, ge=0)
     # logs
     log_level: Literal["debug", "info", "warning", "error"] = _help("'debug', 'info', 'warning' or 'error'", "info")
     log_json: bool = _help("true or false", False)

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 from afterword.errors import LedgerError, SettingsError
 from afterword.lanes import NEEDS
+from afterword.limits import Gate, Limits
 from afterword.logs import quiet_unless_configured
 from afterword.observing import Watch, WatchedRecall, watched_ledger
 from afterword.ports import Desk, Policy
@@ -127,6 +128,18 @@ async def _wire(settings: Settings, parts: Parts, run_worker: bool, stack: Async
         clock=clock,
         status=status_of(ledger, index, llm, embedder, worker),
         watch=watch,
+        gate=Gate(_limits(settings), ledger, clock, watch.meter),
+    )
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        settings.max_waiting_turns,
+        settings.max_waiting_turns_per_user,
+        int(settings.max_waiting_mb * 1e6),
+        int(settings.max_waiting_mb_per_user * 1e6),
+        settings.max_replies,
+        settings.max_replies_per_user,
     )
 
 
@@ -145,6 +158,7 @@ def _ledger(settings: Settings, clock: Clock, offload: Pools) -> Ledger:
         clock=clock,
         offload=offload,
         max_waiting_jobs=settings.max_waiting_jobs,
+        max_waiting_per_scope=settings.max_waiting_jobs_per_user,
         lock_seconds=settings.ledger_deadline,
     )
 

@@ -6,6 +6,7 @@ adds only what is new.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,8 @@ import typer
 from afterword.commands.common import Flags, one_line, say, settings_of, warn, with_memory
 from afterword.commands.talk import aware
 from afterword.commands.work import Bar
-from afterword.errors import InvalidInput
+from afterword.errors import InvalidInput, QueueFull
+from afterword.limits import SOONEST
 from afterword.records import NewTurn
 
 if TYPE_CHECKING:
@@ -75,7 +77,7 @@ async def _keep(memory: AsyncMemory, settings: Settings, turns: list[NewTurn], w
     bar = Bar()
     tickets: list[LedgerTicket] = []
     for start in range(0, len(turns), BATCH):
-        tickets.append(await memory.add_turns(turns[start : start + BATCH], settings.user))
+        tickets.append(await _kept(memory, settings, turns[start : start + BATCH], start, wait=wait))
         bar.show(min(start + BATCH, len(turns)), len(turns), "kept")
     for number, ticket in enumerate(tickets, 1):
         if wait:
@@ -83,6 +85,21 @@ async def _keep(memory: AsyncMemory, settings: Settings, turns: list[NewTurn], w
             bar.show(number, len(tickets), "batches decided")
     bar.end()
     return sum(turn.stored_at >= began for ticket in tickets for turn in ticket.turns)
+
+
+async def _kept(
+    memory: AsyncMemory, settings: Settings, turns: list[NewTurn], start: int, *, wait: bool
+) -> LedgerTicket:
+    """Store a batch. At a limit, where this process works on what waits, try again until it fits."""
+    while True:
+        try:
+            return await memory.add_turns(turns, settings.user)
+        except QueueFull as error:
+            if not wait:
+                raise QueueFull(
+                    f"{start:,} turns were kept, then: {error}. Import the file again later: known turns add nothing"
+                ) from error
+        await asyncio.sleep(SOONEST)  # so long an older measure of what waits is believed
 
 
 def read_transcript(path: Path, settings: Settings) -> Transcript:

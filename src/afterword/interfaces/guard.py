@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import math
 from hashlib import sha256
 from http.cookies import CookieError, SimpleCookie
 from ipaddress import ip_address
@@ -18,6 +19,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 
 from afterword.errors import SettingsError
+from afterword.interfaces.rates import Rates
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 COOKIE = "afterword_session"
 BODY_LIMIT = 1_000_000
 IMPORT_LIMIT = 10_000_000
+BODIES_AT_ONCE = 100_000_000  # bytes, of all requests under way
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})  # what they tell without the token is no more than up or down
 
 
@@ -35,6 +38,7 @@ class Refusal(NamedTuple):
     error: str
     message: str
     fix: str
+    retry_after: int = 0  # seconds
 
 
 def is_loopback(host: str) -> bool:
@@ -65,6 +69,8 @@ class Guard:
         self._host = settings.host.strip("[]").lower()
         token = settings.token.get_secret_value()
         self._token = token.encode()
+        self._rates = Rates(settings.max_requests_per_minute)
+        self._bodies = 0  # bytes of bodies that requests under way have sent
         self._session = hmac.new(self._token, b"afterword session", sha256).hexdigest() if token else ""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,6 +79,7 @@ class Guard:
             return
         headers = Headers(scope=scope)
         refusal = self._host_refusal(headers) or self._origin_refusal(headers) or _type_refusal(scope, headers)
+        refusal = refusal or self._rate_refusal(scope)
         if refusal is None and self._token and scope["path"] not in OPEN_PATHS:
             if self._opens_session(scope):
                 await self._start_session(scope, send)
@@ -83,9 +90,30 @@ class Guard:
         if refusal is not None:
             await _refuse(scope, receive, send, refusal)
             return
-        if scope["type"] == "http":
-            receive = _limited(receive, IMPORT_LIMIT if scope["path"] == "/api/turns" else BODY_LIMIT, headers)
-        await self._app(scope, receive, _with_headers(send))
+        if scope["type"] != "http":
+            await self._app(scope, receive, _with_headers(send))
+            return
+        body = _Body(self, receive, IMPORT_LIMIT if scope["path"] == "/api/turns" else BODY_LIMIT, headers)
+        try:
+            await self._app(scope, body.receive, _with_headers(send))
+        finally:
+            self.hold(-body.size)
+
+    def hold(self, size: int) -> None:
+        """Count the bytes of bodies in memory. Raises `HTTPException` (429) where all requests together hold too many."""
+        if size > 0 and self._bodies + size > BODIES_AT_ONCE:
+            told = f"requests under way hold {BODIES_AT_ONCE // 1_000_000} MB already: send this again in a moment"
+            raise HTTPException(429, told, {"Retry-After": "1"})
+        self._bodies += size
+
+    def _rate_refusal(self, scope: Scope) -> Refusal | None:
+        if scope["path"] in OPEN_PATHS:
+            return None
+        wait = self._rates.wait((scope.get("client") or ("",))[0])
+        if not wait:
+            return None
+        told = "this address has sent more requests than max_requests_per_minute allows"
+        return Refusal(429, "TooManyRequests", told, "wait a little", math.ceil(wait))
 
     def _host_refusal(self, headers: Headers) -> Refusal | None:
         name = _host_name(headers.get("host", ""))
@@ -152,24 +180,29 @@ def _type_refusal(scope: Scope, headers: Headers) -> Refusal | None:
     return Refusal(415, "JsonNeeded", "the body must be JSON", "send the header 'Content-Type: application/json'")
 
 
-def _limited(receive: Receive, limit: int, headers: Headers) -> Receive:
-    def check(size: int) -> None:
-        if size > limit:
-            raise HTTPException(413, f"the body is over {limit // 1_000_000} MB: send less at once")
+class _Body:
+    """A request's body on its way in, held to its limit and counted while the request is under way."""
 
-    length = headers.get("content-length", "")
-    declared = int(length) if length.isdecimal() else 0
-    received = 0
+    def __init__(self, guard: Guard, receive: Receive, limit: int, headers: Headers) -> None:
+        length = headers.get("content-length", "")
+        self.size = 0
+        self._guard = guard
+        self._receive = receive
+        self._limit = limit
+        self._declared = int(length) if length.isascii() and length.isdecimal() and len(length) < 20 else 0
 
-    async def counted() -> Message:
-        nonlocal received
-        check(declared)
-        message = await receive()
-        received += len(message.get("body", b""))
-        check(received)
+    async def receive(self) -> Message:
+        self._check(self._declared)
+        message = await self._receive()
+        came = len(message.get("body", b""))
+        self._check(self.size + came)
+        self._guard.hold(came)
+        self.size += came
         return message
 
-    return counted
+    def _check(self, size: int) -> None:
+        if size > self._limit:
+            raise HTTPException(413, f"the body is over {self._limit // 1_000_000} MB: send less at once")
 
 
 def _with_headers(send: Send) -> Send:
@@ -192,6 +225,8 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, refusal: Refusal) 
     answer = {"error": refusal.error, "message": refusal.message, "fix": refusal.fix}
     body = json.dumps(answer, ensure_ascii=False).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if refusal.retry_after:
+        headers.append((b"retry-after", str(refusal.retry_after).encode()))
     start: Message = {"type": "http.response.start", "status": refusal.status, "headers": headers}
     await _with_headers(send)(start)
     await send({"type": "http.response.body", "body": body})

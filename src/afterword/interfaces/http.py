@@ -5,6 +5,7 @@ Every route that touches a person's data names the user; what a token opens is o
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -104,14 +105,16 @@ def create_app(
 # ── errors ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _error(status: int, name: str, message: str, fix: str = "") -> JSONResponse:
+def _error(status: int, name: str, message: str, fix: str = "", retry_after: float | None = None) -> JSONResponse:
     content = {"error": name, "message": message}
-    return JSONResponse({**content, "fix": fix} if fix else content, status)
+    headers = {"Retry-After": str(math.ceil(retry_after))} if retry_after is not None else None
+    return JSONResponse({**content, "fix": fix} if fix else content, status, headers)
 
 
 async def _known_error(_: Request, error: Exception) -> JSONResponse:
     status = next((status for kind, status in STATUS if isinstance(error, kind)), 500)
-    return _error(status, type(error).__name__, str(error), getattr(error, "fix", ""))
+    later = 1.0 if isinstance(error, NotReady) else getattr(error, "retry_after", None)
+    return _error(status, type(error).__name__, str(error), getattr(error, "fix", ""), later)
 
 
 async def _bad_request(_: Request, error: Exception) -> JSONResponse:
@@ -123,7 +126,8 @@ async def _bad_request(_: Request, error: Exception) -> JSONResponse:
 
 async def _http_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return _error(error.status_code, "TooLarge" if error.status_code == 413 else "HttpError", str(error.detail))
+    name = {413: "TooLarge", 429: "TooManyRequests"}.get(error.status_code, "HttpError")
+    return _error(error.status_code, name, str(error.detail), retry_after=1.0 if error.status_code == 429 else None)
 
 
 async def _unknown_error(request: Request, error: Exception) -> JSONResponse:

@@ -23,6 +23,7 @@ _job = schema.job
 _scope = schema.scope
 _decision = schema.decision
 _chat = schema.chat
+_turn = schema.turn
 _jobs = sa.select(*rows.job_columns).join_from(_job, _scope, _scope.c.id == _job.c.scope_id)
 
 
@@ -66,6 +67,20 @@ def queue(conn: sa.Connection) -> Queue:
     ).one()
     waiting = sa.select(sa.func.sum(_chat.c.next - _chat.c.decided)).where(LAGGING)
     return Queue(counted, since[0], since[1], int(conn.execute(waiting).scalar() or 0))
+
+
+def waiting(conn: sa.Connection, scope_id: int | None) -> tuple[int, int]:
+    """Reads the text of every turn that waits: for now and then."""
+    text = sa.cast(_turn.c.text, sa.LargeBinary) if conn.dialect.name == "sqlite" else _turn.c.text
+    size = sa.func.length(text) if conn.dialect.name == "sqlite" else sa.func.octet_length(text)
+    of_chat = sa.and_(
+        _turn.c.scope_id == _chat.c.scope_id, _turn.c.chat_id == _chat.c.id, _turn.c.position >= _chat.c.decided
+    )
+    query = sa.select(sa.func.count(), sa.func.sum(size)).select_from(_chat.join(_turn, of_chat)).where(LAGGING)
+    if scope_id is not None:
+        query = query.where(_chat.c.scope_id == scope_id)
+    turns, total = conn.execute(query).one()
+    return turns, int(total or 0)
 
 
 def probe(conn: sa.Connection) -> None:

@@ -78,7 +78,7 @@ class Room:
     def check(self, held: Held) -> None:
         """Raise `QueueFull` when there is no room for one more job of this user."""
         if (held.conn.execute(_own_depth, {"scope": held.id}).scalar() or 0) >= self.of_scope:
-            raise QueueFull(f"{self.of_scope:,} jobs of this user wait already (max_waiting_per_scope): try later")
+            raise QueueFull(f"{self.of_scope:,} jobs of this user wait already (max_waiting_jobs_per_user): try later")
         if (held.conn.execute(_depth).scalar() or 0) >= self.jobs:
             raise QueueFull(f"{self.jobs:,} jobs wait already (max_waiting_jobs): try later")
 

@@ -181,6 +181,9 @@ class SqlLedger(SqlReads):
     async def queue(self) -> Queue:
         return await self._db.read(job_reads.queue)
 
+    async def waiting(self, scope: Scope | None) -> tuple[int, int]:
+        return await self._of_any(scope, job_reads.waiting)
+
     async def probe(self) -> None:
         await self._db.write(lambda tx: job_reads.probe(tx.conn), Rank.PERSON)
 
