@@ -91,7 +91,7 @@ async def test_a_chat_is_counted_from_its_turn_to_its_memory(client: httpx.Async
     assert value(found, "llm_seconds_count", use="decide", outcome="ok") >= 1
     assert value(found, "llm_tokens_total", use="chat", way="input", by="estimate") > 0
     assert value(found, "embedding_seconds_count", use="passages", outcome="ok") >= 1
-    assert value(found, "job_seconds_count", kind="remember", outcome="done") == 1
+    assert value(found, "job_seconds_count", kind="remember", outcome="done") >= 1
     assert value(found, "ledger_write_seconds_count", write="accept", outcome="ok") == 1
     assert value(found, "queue_depth", state="queued") == 0
     assert value(found, "waiting_turns") == 0

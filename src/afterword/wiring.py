@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from afterword.errors import LedgerError, SettingsError
@@ -14,9 +13,12 @@ from afterword.lanes import NEEDS
 from afterword.limits import Gate, Limits
 from afterword.logs import quiet_unless_configured
 from afterword.observing import Watch, WatchedRecall, watched_ledger
+from afterword.parts import Around, Parts
 from afterword.ports import Desk, Policy
 from afterword.settings import Settings, load_settings
 from afterword.status import status_of
+
+__all__ = ["Around", "Parts", "choose_embedder", "choose_llms", "open_memory"]
 
 if TYPE_CHECKING:
     from afterword.briefing import Briefing
@@ -27,35 +29,6 @@ if TYPE_CHECKING:
     from afterword.ports import LLM, Clock, Embedder, Index, Ledger
     from afterword.recall import Recall, Recaller
     from afterword.worker import Worker
-
-T = TypeVar("T")
-
-
-def _as_it_is(part: T) -> T:
-    return part
-
-
-@dataclass(frozen=True, slots=True)
-class Around:
-    """What is put around the ports once their adapters are chosen: to count, to slow down, to break off (`testing`)."""
-
-    ledger: Callable[[Ledger], Ledger] = _as_it_is
-    index: Callable[[Index], Index] = _as_it_is
-    llm: Callable[[LLM], LLM] = _as_it_is
-    embedder: Callable[[Embedder], Embedder] = _as_it_is
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """Adapters handed in rather than chosen by settings (tests, people with components of their own)."""
-
-    llm: LLM | None = None
-    decider: LLM | None = None
-    embedder: Embedder | None = None
-    memory: HandedMemory | None = None
-    clock: Clock | None = None
-    around: Around = field(default_factory=Around)
-    count_tokens: Callable[[str], int] | None = None
 
 
 @asynccontextmanager
