@@ -56,6 +56,7 @@ async def open_memory(
     then the index and the ledger close.
     """
     chosen = settings or load_settings(**flags)
+    quiet_unless_configured()
     async with AsyncExitStack() as stack:
         parts = Parts(llm, decider, embedder, memory, clock, around or Around(), count_tokens)
         yield await _wire(chosen, parts, run_worker, stack)
@@ -67,7 +68,6 @@ async def _wire(settings: Settings, parts: Parts, run_worker: bool, stack: Async
     from afterword.memory import AsyncMemory
     from afterword.offload import Pools, SystemClock
 
-    quiet_unless_configured()
     clock = parts.clock or SystemClock()
     offload = Pools()
     stack.callback(offload.close)
