@@ -119,6 +119,20 @@ async def test_small_talk_brings_nothing_and_an_unknown_thing_is_said_to_be_unkn
     assert "Harlingen" in await memory.context("Where is my boat?", "ann")
 
 
+async def test_what_was_just_said_is_given_before_its_vector_is_made(opened: OpenMemory) -> None:
+    embedder = HashingEmbedder()
+    memory = await opened(embedder=embedder)
+    await memory.add_turns(said("a", "I grow tulips.", "The shed needs paint."), "ann")
+    await idle(memory)
+    gate = embedder.hold_passages()
+    await memory.add_turns(said("b", "My boat lies in Harlingen."), "ann")
+    with anyio.fail_after(20):
+        await gate.reached()
+    assert "Harlingen" in await memory.context("boat in Harlingen", "ann")
+    gate.release()
+    await idle(memory)
+
+
 async def test_what_was_superseded_is_marked_with_when(opened: OpenMemory) -> None:
     memory = await opened(llm=ScriptedLLM(answers=no_memories))
     await memory.add_turns(said("a", "hello"), "ann")

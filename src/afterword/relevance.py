@@ -29,7 +29,7 @@ Legs = Mapping[str, float]
 NEAR = 0.3  # of the way: near enough without a word in common
 NEAR_ANY_WAY = 0.4  # the same with a model whose vectors lie in all directions: there, chance reaches further
 ONE_CONE = 0.25  # mean cosine from which on a model's vectors lie in one direction
-NOT_FAR = 0.2  # of the way: below this, words in common are chance (where meaning is known)
+NOT_FAR = 0.2  # of the way: enough where they ask about themselves; below this, words in common are chance
 ONE_WORD = 0.5  # of the telling words, where a record says only one of them
 ONE_WORD_OF_ONESELF = 0.25  # the same where they ask about themselves: that is what a memory is for
 MANY = 8  # telling words: of a longer message no record says the same share
@@ -53,15 +53,14 @@ def _fits(query: str, recalled: Recalled) -> bool:
     wanted = frozenset(word for word in telling_words(query) if not word.isdecimal())
     wanted = wanted or (content_words(query) if oneself else wanted)
     telling = [hit for hit in recalled.hits[:LOOKED_AT] if len(hit.text) > SHORT or not is_small_talk(hit.text)]
-    legs = [recalled.legs.get(hit.ref, {}) for hit in telling]
-    meant = max(map(nearness, legs), default=-1.0)
-    if meant >= (NEAR if legs and legs[0].get("dense_mean", 0.0) >= ONE_CONE else NEAR_ANY_WAY):
+    near = {hit.ref: nearness(recalled.legs.get(hit.ref, {})) for hit in telling}
+    meant = max(near.values(), default=-1.0)
+    cone = any(recalled.legs.get(hit.ref, {}).get("dense_mean", 0.0) >= ONE_CONE for hit in telling[:1])
+    if meant >= (NEAR if cone else NEAR_ANY_WAY) or (oneself and meant >= (NOT_FAR if cone else NEAR)):
         return True
-    if 0 <= meant < NOT_FAR:
-        return False
-    one_word = ONE_WORD_OF_ONESELF if oneself else ONE_WORD
     named = frozenset(name.lower() for name in _CAPITALISED.findall(query) if wanted.intersection(tokens(name)))
-    return any(_says(wanted, _told(hit), one_word) or _names(named, hit) for hit in telling)
+    able = [hit for hit in telling if not 0 <= near[hit.ref] < NOT_FAR]  # or its vector is still to come
+    return any(_says(wanted, _told(hit), oneself=oneself) or _names(named, hit) for hit in able)
 
 
 def _told(hit: Hit) -> str:
@@ -73,17 +72,18 @@ def _names(named: frozenset[str], hit: Hit) -> bool:
     return bool(named) and not named.isdisjoint(names_in(hit.text[:LONG]) | set((hit.speaker or "").lower().split()))
 
 
-def _says(wanted: frozenset[str], text: str, one_word: float) -> bool:
+def _says(wanted: frozenset[str], text: str, *, oneself: bool) -> bool:
     words = frozenset(tokens(text))
-    same = sum(word in words or _spelt(word, text) for word in wanted)
-    return same > 0 and same / min(len(wanted), MANY) >= (one_word if same == 1 else TWO_WORDS)
+    same = sum(word in words or _spelt(word, text, 1 if oneself else 2) for word in wanted)
+    least = TWO_WORDS if same > 1 else ONE_WORD_OF_ONESELF if oneself else ONE_WORD
+    return same > 0 and same / min(len(wanted), MANY) >= least
 
 
-def _spelt(word: str, text: str) -> bool:
+def _spelt(word: str, text: str, shortest: int) -> bool:
     """Whether a Chinese word stands in the text, cut otherwise: where a word ends is told differently each time."""
-    return not word.isascii() and (
-        word in text or (len(text) <= SHORT and all(character in text for character in word))
-    )
+    if word.isascii() or len(word) < shortest:
+        return False
+    return word in text or (len(text) <= SHORT and all(character in text for character in word))
 
 
 def nearness(legs: Legs) -> float:

@@ -10,12 +10,17 @@ from __future__ import annotations
 import re
 import threading
 import unicodedata
+from bisect import bisect_right
+from collections.abc import Sequence
 
 import rjieba
 import Stemmer
 
 TOKENIZER_VERSION = 1
 TOKEN_LIMIT = 64  # characters; what is longer is no word, and its start still finds it
+
+LOOKED_AT = 64  # words that tell a text's script
+_SCRIPTS = "\u0370\u0590\u0900\u2e80\ud7b0"  # where each next script begins
 
 _HAN = "\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 # Vowel signs and accents that follow a letter belong to the word, but `\w` leaves them out.
@@ -51,6 +56,15 @@ def tokens(text: str) -> tuple[str, ...]:
         found += [word[:TOKEN_LIMIT] for word in rjieba.cut_for_search(match[0])]
     found += _own.stemmer.stemWords(words)
     return tuple(found)
+
+
+def script_of(words: Sequence[str]) -> int:
+    """A number for the script that most of the first words are written in: Latin, Greek and Cyrillic, those of the Near
+    East, of East Asia, any other."""
+    seen = [0] * (len(_SCRIPTS) + 1)
+    for word in words[:LOOKED_AT]:
+        seen[bisect_right(_SCRIPTS, word[0])] += 1
+    return max(range(len(seen)), key=seen.__getitem__)
 
 
 def joined_tokens(texts: list[str]) -> list[str]:

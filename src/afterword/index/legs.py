@@ -8,7 +8,7 @@
 | `ideal`, `ideal_window`, `ideal_session` | the question's sum of idf: the most that the leg could give (theirs alike for all candidates) |
 | `dense` | cosine of the record's best window of text |
 | `dense_window` | mean of that and half of each neighbour's |
-| `dense_mean` | mean of all cosines that are known (alike for all candidates) |
+| `dense_mean` | mean of all known cosines of records in the query's script (alike for all candidates) |
 | `session` | not a score: which session of the user it belongs to (-1: none); candidates of one session share it |
 
 A memory stands where the turn stands that it rests on. A `dense` leg is left out for what has no vector yet.
@@ -25,7 +25,9 @@ from afterword.index.bm25 import Asked, Floats, Ints, Term, idf, saturated, term
 from afterword.index.shard import Mask, Snapshot
 from afterword.ports import Candidate, Query
 from afterword.records import Ref
+from afterword.tokens import script_of
 
+ENOUGH = 8  # records of a script whose mean says something
 LEADING = ("bm25", "bm25_window", "dense", "dense_window")  # legs that bring up candidates
 
 
@@ -57,7 +59,7 @@ def rows_of_legs(snapshot: Snapshot, query: Query, asked: Asked, cosines: Floats
     legs = {"bm25": lexical.bm25, "bm25_window": lexical.window, "bm25_session": lexical.session, **ideal}
     if cosines is not None:
         known = np.where(counted, cosines, np.nan).astype(np.float32)
-        legs |= dense_legs(snapshot, known) | background(known)
+        legs |= dense_legs(snapshot, known) | background(snapshot, known, script_of(query.tokens))
     legs["session"] = _at_anchor(snapshot, snapshot.talk.session.astype(np.float32), np.full(snapshot.size, -1.0))
     return legs
 
@@ -209,11 +211,16 @@ def dense_legs(snapshot: Snapshot, cosines: Floats) -> dict[str, Floats]:
     return {"dense": cosines, "dense_window": _at_anchor(snapshot, window, cosines)}
 
 
-def background(cosines: Floats) -> dict[str, Floats]:
-    """How near the query is to this user's records in general: what a near one stands out from."""
-    finite = cosines[np.isfinite(cosines)]
+def background(snapshot: Snapshot, cosines: Floats, script: int) -> dict[str, Floats]:
+    """How near the query is to this user's records in general: what a near one stands out from.
+
+    Of those in its own script, where there are enough: models put all of a script nearer together.
+    """
+    known = np.isfinite(cosines)
+    own = known & (snapshot.script == script)
+    finite = cosines[own if own.sum() >= ENOUGH else known]
     mean = float(finite.mean()) if len(finite) else 0.0
-    return {"dense_mean": np.full(len(cosines), mean, np.float32)}
+    return {"dense_mean": np.full(snapshot.size, mean, np.float32)}
 
 
 def _with_neighbours(own: Floats, session: Ints) -> Floats:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from afterword.index.bm25 import Floats, Ints, Postings, PostingsBuilder
 from afterword.records import Filters, Json, Ref
+from afterword.tokens import script_of
 
 if TYPE_CHECKING:
     from afterword.ports import Entry, Vectors
@@ -48,6 +49,7 @@ class Snapshot:
     living: Mask
     kind: npt.NDArray[np.int8]
     role: npt.NDArray[np.int8]
+    script: npt.NDArray[np.int8]  # see `tokens.script_of`
     chat: Ints
     said_at: npt.NDArray[np.float64]
     row_of_passage: Ints
@@ -140,6 +142,7 @@ class Shard:
         self._living = bytearray()
         self._kind = array("b")
         self._role = array("b")
+        self._script = array("b")
         self._chat = array("q")
         self._position = array("q")
         self._said_at = array("d")
@@ -198,6 +201,7 @@ class Shard:
         self._living.append(1)
         self._kind.append(KINDS[entry.kind])
         self._role.append(ROLES[entry.role])
+        self._script.append(script_of(entry.tokens))
         chat = -1 if entry.chat_id is None else self._chats.setdefault(entry.chat_id, len(self._chats))
         self._chat.append(chat)
         self._position.append(-1 if entry.position is None else entry.position)
@@ -243,6 +247,7 @@ class Shard:
             living=living,
             kind=np.array(self._kind, np.int8),
             role=np.array(self._role, np.int8),
+            script=np.array(self._script, np.int8),
             chat=np.array(self._chat, np.int64),
             said_at=np.array(self._said_at, np.float64),
             row_of_passage=np.repeat(np.arange(len(parts)), parts),
