@@ -147,6 +147,12 @@ def test_a_record_without_speaker_and_date_is_what_was_said() -> None:
         ("Let's keep going! We can do it.", ""),
         ("A lot's been going on in my life! Take a look at this.", ""),
         ("I'm off to go shopping with my kids, bye!", ""),
+        (
+            "You should have seen it, I fell off the bike.",
+            "You should have seen it, I fell off the bike.",
+        ),
+        ("You know I moved to Rome.", "You know I moved to Rome."),
+        ("你知道吗，我搬家了。你真厉害！", "你知道吗，我搬家了。"),
         ("I'm off to Rome on Friday.", "I'm off to Rome on Friday."),
         ("Good to see you, Bea! My twins started school.", "My twins started school."),
         ("哇，恭喜你！我上个月搬到了厦门。你呢？", "我上个月搬到了厦门。"),

@@ -123,12 +123,16 @@ _POLITE = _any(
     r".{0,30}$|^(?:so,? )?(?:take a |have a )?look at (?:this|these|that)\b|^I wanted to tell you\b.{0,60}$|"
     r"\bI(?:['’]m| am) off to (?:go|do|bed|sleep|grab|get)\b|^here['’]s (?:a|the|one|some) (?:pic|photo|picture)",
     r"^(?:long time|ages)\b.{0,30}$|^(?:\w+ ){0,5}since (?:we|our) (?:last )?(?:talked|spoke|chatted|met|saw|chat|talk)\b.{0,25}$",
-    r"好久不见|我(?:很|好|真)?(?:为你|替你)|我(?:也)?(?:同意|理解|支持你|相信你)|我请客",
+    r"好久不见|我(?:很|好|真)?(?:为你|替你)|我(?:也)?(?:同意|理解|支持你|相信你)",
 )
 _YOURS = re.compile(r"\b(?:you|your|yours|you['’](?:re|ve|ll|d)|ya|y['’]all)\b|[你您]", re.IGNORECASE)
 _SHOWN = re.compile(r"\[[^\]]*\]")  # a picture that was sent along
 _FOLLOWS = re.compile(r"^(?:it|they|he|she|this|that|these|those|both)\b|^[它他她这那]", re.IGNORECASE)
-_TO_YOU = re.compile(r"^(?:you|your|you['’](?:re|ve|ll|d))\b(?! know,? (?:that )?I\b)|^[你您]", re.IGNORECASE)
+_TO_YOU = re.compile(
+    r"^(?:you|your|you['’](?:re|ve|ll|d))\b(?! know,? (?:that )?(?:I|my|we|our)\b)(?!.*[,;–-] ?(?:and |but |so )?(?:I|my|we)\b)|"
+    r"^[你您][^我咱]*$",
+    re.IGNORECASE,
+)
 _REACTS = _any(
     r"^(?:wow|whoa|woah|oh|aw+|ha+|yay|congrat\w*|thanks?|thank you|nice|great|good (?:on|for|luck|job)|cool|awesome|amazing|"
     r"lovely|perfect|wonderful|fantastic|glad|happy for|proud of|so (?:cool|happy|proud|glad|sweet|nice|sorry)|sounds?|"
