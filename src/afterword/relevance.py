@@ -59,7 +59,7 @@ def _fits(query: str, recalled: Recalled) -> bool:
     if meant >= (NEAR if cone else NEAR_ANY_WAY) or (oneself and meant >= (NOT_FAR if cone else NEAR)):
         return True
     named = frozenset(name.lower() for name in _CAPITALISED.findall(query) if wanted.intersection(tokens(name)))
-    able = [hit for hit in telling if not 0 <= near[hit.ref] < NOT_FAR]  # or its vector is still to come
+    able = [hit for hit in telling if not (cone and 0 <= near[hit.ref] < NOT_FAR)]  # or its vector is still to come
     return any(_says(wanted, _told(hit), oneself=oneself) or _names(named, hit) for hit in able)
 
 
