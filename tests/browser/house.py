@@ -12,17 +12,20 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import uvicorn
 from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_playwright
 
+from afterword.errors import IndexUnavailable
 from afterword.interfaces.http import create_app
 from afterword.interfaces.page import mount_page
 from afterword.memory import AsyncMemory
+from afterword.ports import Candidate, Index, Query
+from afterword.records import Scope
 from afterword.settings import Settings
 from afterword.testing import ScriptedLLM
-from afterword.wiring import open_memory
+from afterword.wiring import Around, open_memory
 
 T = TypeVar("T")
 FLAGS = [
@@ -48,12 +51,29 @@ class _Server(uvicorn.Server):
         self.listening.set()
 
 
+class _Breakable:
+    """An index that is away while the house says so."""
+
+    def __init__(self, index: Index, house: House) -> None:
+        self._index = index
+        self._house = house
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._index, name)
+
+    async def search(self, scope: Scope, query: Query) -> list[Candidate]:
+        if self._house.index_away:
+            raise IndexUnavailable("the index is away")
+        return await self._index.search(scope, query)
+
+
 class House:
     """The server. `run` does something on its loop and waits for it."""
 
     def __init__(self, folder: Path) -> None:
         self.llm = ScriptedLLM()
         self.address = ""
+        self.index_away = False
         self.ready = True  # False: the page finds no memory, as while it is being opened
         self.memory: AsyncMemory
         self._settings = Settings(
@@ -109,7 +129,8 @@ class House:
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        async with open_memory(self._settings, llm=self.llm) as self.memory:
+        around = Around(index=lambda index: cast("Index", _Breakable(index, self)))
+        async with open_memory(self._settings, llm=self.llm, around=around) as self.memory:
             app = mount_page(create_app(self.memory, self._settings), self._peek, self._settings)
             config = uvicorn.Config(app, port=0, lifespan="on", log_config=None, timeout_graceful_shutdown=1)
             server = _Server(config)

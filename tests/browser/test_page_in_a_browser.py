@@ -65,6 +65,21 @@ def test_the_reply_is_complete_while_its_memory_is_held_back_and_the_panel_follo
     expect(page.locator(".aw-card .aw-text")).to_contain_text("Bergen", timeout=SECOND)
 
 
+def test_a_missed_recall_costs_the_reply_its_memories_and_why_says_so(house: House, visit: Visit) -> None:
+    page = visit().open()
+    house.index_away = True
+    try:
+        send(page, "Where did I leave the ladder?")
+        replied(page)
+    finally:
+        house.index_away = False
+    reply = page.locator(".aw-reply[data-reply-to]")
+    expect(reply.locator(".aw-body")).to_have_text("You said: Where did I leave the ladder?")
+    expect(reply.locator(".aw-why .aw-badge.warn")).to_be_visible()
+    reply.locator(".aw-why summary").click()
+    expect(reply.locator(".aw-missed")).to_contain_text("the index is away")
+
+
 def test_why_shows_the_memories_used_with_scores_and_their_source(house: House, visit: Visit, user: str) -> None:
     teach(house, user, "My brother Tor keeps eleven bees in Bodø.")
     page = visit().open()
@@ -209,7 +224,6 @@ def test_stop_keeps_the_part_that_was_made_and_ask_again_makes_it_whole(house: H
         expect(page.locator(".aw-reply[data-reply-to] .aw-body")).to_have_text("You said: Tell")
     finally:
         gate.release()
-    page.wait_for_timeout(1000)  # known flaw: a click while the page still settles after a stop may be lost
     page.click("[data-do=ask-again]")
     expect(page.locator(".aw-reply[data-reply-to] .aw-body")).to_have_text("You said: Tell me about the sea.")
     expect(page.locator(".aw-mark")).to_have_count(0)

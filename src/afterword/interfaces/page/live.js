@@ -104,7 +104,7 @@ function leaveStream() {
 function send() {
   const text = $("text").value;
   if (!text.trim()) return;
-  if (state.streaming || state.live) { state.wish = true; return; } // sent when the reply has ended, see showStream
+  if (busy()) { state.wish = send; return; } // done when the reply has ended, see showStream
   state.pending = { id: newId(), chat: state.chat, text };
   $("text").value = "";
   growText();
@@ -113,10 +113,17 @@ function send() {
   start("ask", { text, id: state.pending.id });
 }
 
+function askAgain(id) {
+  if (busy()) { state.wish = () => askAgain(id); return; } // right after a stop the page still settles
+  stuck = true;
+  start("ask", { id });
+  refresh();
+}
+
 // ── going about ──────────────────────────────────────────────────────────────────────────────────────────────────
 function goTo(chat) {
   leaveStream();
-  Object.assign(state, { chat, turns: 60, live: null, pending: null, wish: false });
+  Object.assign(state, { chat, turns: 60, live: null, pending: null, wish: null });
   delete state.have.transcript;
   $("transcript").replaceChildren();
   stuck = true;
@@ -129,7 +136,7 @@ function goTo(chat) {
 
 function becomeUser(name) {
   leaveStream();
-  Object.assign(state, { user: name, have: {}, turns: 60, memories: 100, live: null, pending: null, wish: false, editing: false });
+  Object.assign(state, { user: name, have: {}, turns: 60, memories: 100, live: null, pending: null, wish: null, editing: false });
   state.chat = chats()[name] ?? "";
   for (const part of ["transcript", "memories", "chats", "strip", "runs"]) {
     $(part).replaceChildren();
@@ -167,7 +174,7 @@ const doings = {
   "open-chat": (d) => goTo(d.id),
   "new-chat": () => { goTo(newId()); $("text").focus(); },
   "open-source": (d) => openSource(d.chat, d.id),
-  "ask-again": (d) => { if (!state.streaming && !state.live) { stuck = true; start("ask", { id: d.id }); refresh(); } },
+  "ask-again": (d) => askAgain(d.id),
   earlier: () => { state.turns = Math.min(2000, state.turns + 200); stuck = false; refresh(); },
   "more-memories": () => { state.memories += 200; refresh(); },
   tab: (d) => { state.tab = d.id; state.editing = false; delete $("memories").dataset.filled; refresh(); },
@@ -217,7 +224,7 @@ root.addEventListener("toggle", async (event) => {
   opened.scrollIntoView({ block: "nearest" });
 }, true);
 $("composer").addEventListener("submit", (event) => { event.preventDefault(); send(); });
-$("text").addEventListener("input", () => { state.wish = false; growText(); });
+$("text").addEventListener("input", () => { if (state.wish === send) state.wish = null; growText(); });
 $("text").addEventListener("keydown", (event) => {
   // an Enter that ends the composition of Chinese text is not a wish to send
   if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;

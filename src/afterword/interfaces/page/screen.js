@@ -13,7 +13,7 @@ const store = {
 const browserLanguage = (navigator.language || "en").toLowerCase().startsWith("zh") ? "zh" : "en";
 const state = {
   user: store.get("user", SETUP.user), chat: "", lang: store.get("lang", SETUP.language || browserLanguage),
-  tab: "episodic", turns: 60, memories: 100, have: {}, streaming: null, live: null, pending: null, wish: false,
+  tab: "episodic", turns: 60, memories: 100, have: {}, streaming: null, live: null, pending: null, wish: null,
   editing: false,
 };
 const t = (name) => WORDS[state.lang][name] ?? name;
@@ -79,8 +79,13 @@ function showStream() {
   $("stop").hidden = !(on || state.live);
   $("send").hidden = on || Boolean(state.live);
   if (on) toEnd();
-  else if (state.wish && !state.streaming && !state.live) { state.wish = false; setTimeout(send, 30); } // once Gradio has emptied the stream
+  else if (state.wish && !busy()) {
+    setTimeout(state.wish, 30); // once Gradio has emptied the stream
+    state.wish = null;
+  }
 }
+
+function busy() { return Boolean(state.streaming || state.live); }
 
 function showPending() {
   const box = $("pending");
