@@ -222,7 +222,7 @@ async def test_an_outage_uses_up_no_attempt(house: House) -> None:
 
 async def test_a_full_queue_says_which_limit_it_met(narrow: House) -> None:
     await put(narrow, job(), job(), job())
-    with pytest.raises(QueueFull, match="max_waiting_per_scope"):
+    with pytest.raises(QueueFull, match="max_waiting_jobs_per_user"):
         await put(narrow, job())
     await put(narrow, job("m"), scope=BEN)
     with pytest.raises(QueueFull, match="max_waiting_jobs"):

@@ -21,7 +21,7 @@ GROUPS = {
     "history_turns": "What goes into a prompt",
     "worker_concurrency": "The worker",
     "max_waiting_jobs": "Limits",
-    "log_level": "Logs",
+    "log_level": "Logs and traces",
 }
 COMPUTED = {"data_dir": "`$XDG_DATA_HOME/afterword`, else `~/.local/share/afterword`"}
 HEAD = """# Settings

@@ -202,8 +202,8 @@ class AsyncMemory:
         turn = _asked(message, chat_id, turn_id, utc_offset, metadata)
         scope = self.scope(user_id)
         self._check_replies(scope, turn_id)
-        with self.watch.chat(turn.chat_id):
-            return await self._chats.start(scope, turn)
+        with self.watch.chat(turn.chat_id) as begun:
+            return begun(await self._chats.start(scope, turn))
 
     async def ask_again(self, user_id: str, turn_id: str) -> Reply:
         """Answer a kept message that has no reply, or only a cut one. Raises `NotFound`, `InvalidInput`."""

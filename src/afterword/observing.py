@@ -7,25 +7,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, aclosing, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import structlog
 
 from afterword.errors import AfterwordError, LedgerError, Outage
-from afterword.meter import Meter, begin_usage
+from afterword.meter import Meter, Usage, begin_usage
+from afterword.plan import Change, Erase, Insert, Plan, Retire, Revise
+from afterword.tracing import NAME, begin, caused, causes_of, end, memory_span, within
 
 if TYPE_CHECKING:
     from afterword.ports import LLM, Embedder, Ledger, Message, Prompt, Vector, Vectors
     from afterword.recall import Recalled, Recaller
-    from afterword.records import Filters, Job, Json, NewReply, NewTurn, Receipt, Scope, Turn
+    from afterword.records import Filters, Job, Json, NewJob, NewReply, NewTurn, Receipt, Ref, Scope, Turn
+    from afterword.reply import Reply
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 WRITES = ("accept", "answer", "edit", "reset", "delete_chat", "start_run", "put", "apply", "postpone", "bury", "probe")
+PROVIDER = "openai"  # the protocol that is spoken, whoever answers
 BYTES_A_TOKEN = 3  # the estimate of `texts.estimate_tokens`: a CJK character is three bytes and one token
 
 
@@ -59,10 +63,24 @@ class Watch:
         )
 
     @contextmanager
-    def chat(self, chat_id: str) -> Iterator[None]:
-        """Around what begins a reply: every line that is logged for it names its chat."""
-        with structlog.contextvars.bound_contextvars(chat=chat_id):
-            yield
+    def chat(self, chat_id: str) -> Iterator[Callable[[Reply], Reply]]:
+        """Around what begins a reply: every line that is logged for it names its chat, and its span lasts as long as it.
+
+        The value is to be given the reply."""
+        named = {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": NAME, "gen_ai.conversation.id": chat_id}
+        span = begin(f"invoke_agent {NAME}", named)
+
+        def begun(reply: Reply) -> Reply:
+            if span is not None:
+                reply.when_over(lambda: end(span, _cut_short(reply.cut), afterword__reply=_outcome(reply.cut)))
+            return reply
+
+        try:
+            with structlog.contextvars.bound_contextvars(chat=chat_id), within(span):
+                yield begun
+        except BaseException as error:
+            end(span, error)
+            raise
 
     @contextmanager
     def job(self, job: Job) -> Iterator[None]:
@@ -70,11 +88,16 @@ class Watch:
         began = time.perf_counter()
         self.running[job.id] = "left"
         names = {"job": job.id, "kind": job.kind, "chat": job.payload.get("chat_id")}
+        workflow = {"gen_ai.operation.name": "invoke_workflow", "gen_ai.agent.name": job.kind, "afterword.job": job.id}
+        span = begin(f"invoke_workflow {job.kind}", workflow, causes=causes_of(job))
         try:
-            with structlog.contextvars.bound_contextvars(**{name: each for name, each in names.items() if each}):
+            named = {name: each for name, each in names.items() if each}
+            with structlog.contextvars.bound_contextvars(**named), within(span):
                 yield
         finally:
-            self.meter.jobs.add(time.perf_counter() - began, job.kind, self.running.pop(job.id, "left"))
+            outcome = self.running.pop(job.id, "left")
+            self.meter.jobs.add(time.perf_counter() - began, job.kind, outcome)
+            end(span, outcome if outcome in ("failed", "dead", "waits") else None, afterword__outcome=outcome)
 
 
 # ── LLM and embedder ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -95,6 +118,7 @@ class WatchedLLM:
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[str, None]:
         usage, began, first, made = begin_usage(), time.perf_counter(), 0.0, 0
+        span = self._span(gen_ai__request__stream=True)
         error: BaseException | None = None
         try:
             async with aclosing(self._inner.stream(prompt)) as pieces:
@@ -111,9 +135,11 @@ class WatchedLLM:
             if first:
                 self._watch.meter.llm_first.add(first - began, self._use)
                 self._tokens(usage.input, prompt.messages, usage.output, made)
+            _end_llm(span, error, usage, {"gen_ai.response.time_to_first_chunk": first - began} if first else {})
 
     async def complete(self, messages: Sequence[Message], *, schema: Json, max_tokens: int) -> str:
         usage, began = begin_usage(), time.perf_counter()
+        span = self._span(gen_ai__output__type="json", gen_ai__request__max_tokens=max_tokens)
         error: BaseException | None = None
         try:
             answer = await self._inner.complete(messages, schema=schema, max_tokens=max_tokens)
@@ -122,11 +148,17 @@ class WatchedLLM:
             raise
         finally:
             self._count(began, error)
+            _end_llm(span, error, usage, {})
         self._tokens(usage.input, messages, usage.output, len(answer))
         return answer
 
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+    def _span(self, **more: Any) -> Any | None:
+        asked = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": PROVIDER, "gen_ai.request.model": self.model}
+        named = {name.replace("__", "."): value for name, value in more.items()}
+        return begin(f"chat {self.model}", {**asked, **named}, client=True)
 
     def _count(self, began: float, error: BaseException | None) -> None:
         outcome = self._watch.ended("llm" if self._use == "chat" else "decider", error)
@@ -141,6 +173,12 @@ class WatchedLLM:
         else:
             add("input", "server", by=asked)
             add("output", "server", by=made)
+
+
+def _end_llm(span: Any | None, error: BaseException | None, usage: Usage, more: dict[str, Any]) -> None:
+    if usage.input is not None:
+        more = {**more, "gen_ai.usage.input_tokens": usage.input, "gen_ai.usage.output_tokens": usage.output}
+    end(span, None if isinstance(error, GeneratorExit) else error, **more)
 
 
 class WatchedEmbedder:
@@ -168,12 +206,15 @@ class WatchedEmbedder:
     async def _timed(self, use: str, texts: int, call: Awaitable[T]) -> T:
         began = time.perf_counter()
         error: BaseException | None = None
+        asked = {"gen_ai.operation.name": "embeddings", "gen_ai.provider.name": PROVIDER}
+        span = begin(f"embeddings {self.model}", {**asked, "gen_ai.request.model": self.model}, client=True)
         try:
             return await call
         except BaseException as raised:
             error = raised
             raise
         finally:
+            end(span, error)
             meter = self._watch.meter
             meter.embedding.add(time.perf_counter() - began, use, self._watch.ended("embedder", error))
             if error is None:
@@ -191,7 +232,10 @@ class WatchedRecall:
     async def search(
         self, scope: Scope, query: str, *, limit: int, filters: Filters, exclude: frozenset[str] = frozenset()
     ) -> Recalled:
-        found = await self._inner.search(scope, query, limit=limit, filters=filters, exclude=exclude)
+        with memory_span("search_memory", scope.tenant, gen_ai__retrieval__top_k=limit) as span:
+            found = await self._inner.search(scope, query, limit=limit, filters=filters, exclude=exclude)
+            if span is not None:
+                span.set_attribute("gen_ai.memory.record.count", len(found.hits))
         outcome = "ok" if not found.missed else "words_only" if found.missed.startswith("searched by") else "nothing"
         self._watch.meter.recall.add(found.ms / 1000, outcome)
         return found
@@ -216,7 +260,7 @@ class WatchedLedger:
         return value
 
     async def accept(self, scope: Scope, turns: Sequence[NewTurn], jobs: Sequence[Any] = ()) -> list[Turn]:
-        stored: list[Turn] = await self._timed("accept", self._inner.accept, scope, turns, jobs)
+        stored: list[Turn] = await self._timed("accept", self._inner.accept, scope, turns, caused(jobs))
         meter = self._watch.meter
         for turn in turns:
             way = "chat" if turn.asked else "told"
@@ -227,17 +271,29 @@ class WatchedLedger:
     async def answer(
         self, scope: Scope, epoch: int, reply: NewReply, receipt: Receipt, jobs: Sequence[Any] = ()
     ) -> Turn:
-        stored: Turn = await self._timed("answer", self._inner.answer, scope, epoch, reply, receipt, jobs)
-        known = ("stopped", "shutdown")
-        outcome = "whole" if reply.cut is None else reply.cut if reply.cut in known else "failed"
+        stored: Turn = await self._timed("answer", self._inner.answer, scope, epoch, reply, receipt, caused(jobs))
+        outcome = _outcome(reply.cut)
         self._watch.meter.replies.add(outcome)
         log.info(
             "reply.kept", chat=reply.chat_id, turn=reply.reply_to, outcome=outcome, recall_ms=int(receipt.recall_ms)
         )
         return stored
 
-    async def apply(self, job: Job, plan: Any) -> list[Any]:
-        refs: list[Any] = await self._timed("apply", self._inner.apply, job, plan)
+    async def put(self, scope: Scope, jobs: Sequence[NewJob]) -> list[int]:
+        return await self._timed("put", self._inner.put, scope, caused(jobs))
+
+    async def edit(self, scope: Scope, plan: Plan) -> list[Ref]:
+        with _changing(scope, plan):
+            return await self._timed("edit", self._inner.edit, scope, plan)
+
+    async def reset(self, scope: Scope) -> int:
+        with memory_span("delete_memory_store", scope.tenant):
+            return await self._timed("reset", self._inner.reset, scope)
+
+    async def apply(self, job: Job, plan: Plan) -> list[Ref]:
+        plan = replace(plan, jobs=tuple(caused(plan.jobs)))
+        with _changing(job.scope, plan):
+            refs: list[Ref] = await self._timed("apply", self._inner.apply, job, plan)
         self._watch.running[job.id] = "done"
         return refs
 
@@ -267,6 +323,32 @@ class WatchedLedger:
         finally:
             outcome = self._watch.ended("ledger", error)
             self._watch.meter.ledger.add(time.perf_counter() - began, name, outcome)
+
+
+OPERATIONS: dict[type[Change], str] = {
+    Insert: "create_memory",
+    Revise: "update_memory",
+    Retire: "delete_memory",
+    Erase: "delete_memory",
+}
+
+
+def _changing(scope: Scope, plan: Plan) -> AbstractContextManager[Any]:
+    """A span for a plan that changes memories: named after what it does, `upsert_memory` where it does several things."""
+    changed = [OPERATIONS[type(change)] for change in plan.changes if type(change) in OPERATIONS]
+    if not changed:
+        return nullcontext()
+    operation = changed[0] if len(set(changed)) == 1 else "upsert_memory"
+    return memory_span(operation, scope.tenant, gen_ai__memory__record__count=len(changed))
+
+
+def _outcome(cut: str | None) -> str:
+    """A reply's end in one word: what cut it may be an error's text."""
+    return "whole" if cut is None else cut if cut in ("stopped", "shutdown", "reset") else "failed"
+
+
+def _cut_short(cut: str | None) -> str | None:
+    return "reply_failed" if _outcome(cut) == "failed" else None
 
 
 def watched_ledger(inner: Ledger, watch: Watch) -> Ledger:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import TYPE_CHECKING, Literal
 
 from afterword.recall import Recalled
@@ -27,6 +27,7 @@ class Reply:
         self._recalled: Recalled | None = None
         self._pulse = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._then: list[Callable[[], None]] = []
         self.cut_as = "stopped"
 
     @property
@@ -60,6 +61,13 @@ class Reply:
             await self._pulse.wait()
         return self.stored
 
+    def when_over(self, then: Callable[[], None]) -> None:
+        """Call `then` at its end, or now where it has ended."""
+        if self.over:
+            then()
+        else:
+            self._then.append(then)
+
     def stop(self, why: str = "stopped") -> None:
         """End it now; the part that was made is stored, marked as cut."""
         if self._task is not None and not self.over:
@@ -85,6 +93,8 @@ class Reply:
     def end(self, stored: Turn | None) -> None:
         self.stored = stored
         self.state = "done" if self.cut is None else "cut"
+        for then in self._then:
+            then()
         self._changed()
 
     def _never_began(self, task: asyncio.Task[None]) -> None:

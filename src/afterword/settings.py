@@ -134,6 +134,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = _help("'debug', 'info', 'warning' or 'error'", "info")
     log_json: bool = _help("true or false", False)
     log_content: bool = _help("true lets messages and prompts into the logs, to look for a fault; else false", False)
+    otlp_endpoint: str = _help("the address of an OpenTelemetry collector, e.g. http://127.0.0.1:4318; empty: none", "")
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
 
@@ -160,7 +161,7 @@ class Settings(BaseSettings):
             raise ValueError("not a URL of a database we know")
         return f"{scheme}://{rest}"
 
-    @field_validator("llm_base_url", "decider_base_url", "embed_base_url")
+    @field_validator("llm_base_url", "decider_base_url", "embed_base_url", "otlp_endpoint")
     @classmethod
     def _http_address(cls, value: str) -> str:
         parts = urlsplit(value)

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 import typer
 
 from afterword.commands.common import Flags, say, say_json, settings_of
+from afterword.commands.exporting import traces_exported
 from afterword.doctor import diagnose
 from afterword.errors import SettingsError
 from afterword.wiring import open_memory
@@ -22,7 +23,7 @@ def serve(flags: Flags, *, page: bool) -> None:
     from afterword.interfaces.server import serve as run  # noqa: PLC0415
 
     settings = settings_of(flags, quiet=False)
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+    with traces_exported(settings), asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(run(settings, page=page, announce=lambda address: say(f"Afterword is ready at {address}")))
 
 
@@ -38,7 +39,8 @@ def work(flags: Flags) -> None:
             say(f"Working as {memory.worker.name}. Ctrl-C ends.")
             await stop.wait()
 
-    asyncio.run(run())
+    with traces_exported(settings):
+        asyncio.run(run())
 
 
 def doctor(flags: Flags, *, as_json: bool) -> None:

@@ -13,6 +13,7 @@ import structlog
 from fastapi import APIRouter, Body, Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.telemetry import TelemetryConfig
 from pydantic import AwareDatetime
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -64,6 +65,9 @@ STATUS: tuple[tuple[type[errors.AfterwordError], int], ...] = (
     (errors.AfterwordError, 503),
 )
 
+# FastAPI's own spans and logs hold whole queries, the page's token in one of them, and the texts of errors.
+SILENT: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+
 Wanted = Annotated[Id, Query()]
 router = APIRouter(prefix="/api")
 
@@ -84,7 +88,14 @@ def create_app(
     Raises `SettingsError` when others could reach it and no token is set.
     """
     check_exposure(settings)
-    app = FastAPI(title="Afterword", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json", lifespan=lifespan)
+    app = FastAPI(
+        title="Afterword",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/api/openapi.json",
+        lifespan=lifespan,
+        telemetry=SILENT,
+    )
     app.state.holder = memory if isinstance(memory, MemoryHolder) else MemoryHolder(memory)
     app.add_middleware(Guard, settings=settings)
     app.add_middleware(RequestIds)

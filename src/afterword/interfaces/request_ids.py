@@ -12,6 +12,8 @@ from uuid import uuid4
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 
+from afterword.tracing import taken_up
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -38,4 +40,5 @@ class RequestIds:
             await send(message)
 
         structlog.contextvars.bind_contextvars(request=name)  # the request's own task: nobody else's context
-        await self._app(scope, receive, named)
+        with taken_up(Headers(scope=scope).get("traceparent")):
+            await self._app(scope, receive, named)

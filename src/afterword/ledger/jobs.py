@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from afterword.errors import LeaseLost, QueueFull
 from afterword.ledger import dialect, rows, schema
 from afterword.ledger.schema import QUEUED, RUNNING, YES
+from afterword.tracing import CAUSES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from afterword.ledger.tx import Held, Tx
     from afterword.records import Job, NewJob
 
+MOST_CAUSES = 16  # replies that a job which stands for several turns is linked to: the newest
 TEXT_LIMIT = 2000  # characters of an error or a reason that are kept
 
 _job = schema.job
@@ -46,6 +48,7 @@ _of_stream = (
     .order_by(_job.c.id)
     .limit(1)
 )
+_payload = sa.select(_job.c.payload).where(_job.c.id == sa.bindparam("id"))
 _of_key = (
     sa.select(_job.c.id, _job.c.latest)
     .where(_own_scope, _job.c.key == sa.bindparam("key"), _job.c.key.is_not(None), _job.c.state == QUEUED)
@@ -160,6 +163,9 @@ def _slide(held: Held, new: NewJob, run_at: datetime) -> int | None:
         return None
     moved = run_at if row.latest is None else min(run_at, row.latest)
     payload = rows.checked_json(new.payload, "payload")
+    if CAUSES in payload:  # only where somebody traces
+        before = held.conn.execute(_payload, {"id": row.id}).scalar() or {}
+        payload[CAUSES] = [*before.get(CAUSES, ()), *payload[CAUSES]][-MOST_CAUSES:]
     waiting = "debounce" if new.delay > 0 else ""
     held.conn.execute(
         _update, {"b_id": row.id, "run_at": moved, "delay": new.delay, "payload": payload, "waiting": waiting}
