@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 CACHE = Path("~/.cache/afterword/bench-embeddings")
 QUERY_LIMIT = 100_000  # characters of a question that `search` takes
 PROBE_TURNS = 200
+NOTHING_TO_KEEP = json.dumps({"entries": [{"turns": list(range(1, 1000)), "kind": "task_request", "record": ""}]})
 
 
 class TimedEmbedder:
@@ -222,7 +223,7 @@ async def memory_of(
         consolidate_cron="",
         index_memory_mb=8192,
     )
-    silent = None if options.facts == "rules" else ScriptedLLM(answers=lambda *_: '{"entries": []}')
+    silent = None if options.facts == "rules" else ScriptedLLM(answers=lambda *_: NOTHING_TO_KEEP)
     async with open_memory(settings, llm=QuotingLLM(), decider=silent, embedder=embedder, clock=clock) as memory:
         yield memory
 

@@ -160,3 +160,12 @@ async def test_vectors_that_held_something_of_an_erased_turn_are_made_again_with
     assert left.vectors is None, "no index goes on with the old ones"
     await house.ledger.sweep(model=MODEL)
     assert "embed" in {job.kind for job in await house.claim()}, "and a job makes new ones"
+
+
+async def test_of_an_assistants_long_answer_only_the_opening_is_embedded(house: House) -> None:
+    long = "It begins here. " + "And it goes on and on. " * 200
+    await house.ledger.accept(ANN, [NewTurn("c", "assistant", long), NewTurn("c", "user", long)])
+    texts = [text for _, text in await house.ledger.unembedded(ANN, MODEL, 10)]
+    assert sorted(len(text) for text in texts)[1] == len(long)
+    assert long.startswith(min(texts, key=len))
+    assert len(min(texts, key=len)) < 1000

@@ -11,6 +11,7 @@ from afterword.texts import (
     estimate_tokens,
     excerpt,
     language_of,
+    opening,
     prompt_tokens,
     sentences,
     share,
@@ -92,3 +93,11 @@ def test_an_excerpt_holds_the_sentences_about_what_is_wanted_and_fits() -> None:
     assert "Ponies eat hay." in excerpt(long, content_words("Who breeds ponies?"), 80)
     assert excerpt("short", frozenset(), 10) == "short"
     assert excerpt(long, content_words("zebra"), 40) == cut(long, 40)
+
+
+def test_the_opening_of_a_text_is_its_first_window() -> None:
+    long = "A first sentence. " + "More and more words follow here. " * 400
+    start = opening(long, 50)
+    assert long.startswith(start)
+    assert 0 < estimate_tokens(start) <= 50
+    assert opening("short", 50) == "short"

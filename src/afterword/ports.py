@@ -160,6 +160,7 @@ class Query:
     filters: Filters
     limit: int  # candidates wanted, a leg
     light: frozenset[str] = frozenset()  # tokens that say little: function words
+    moments: tuple[str, ...] = ()  # tokens of the dates that it names (`afterword.moments`)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,28 +23,29 @@ TWIN = 0.9  # of a record's words that its twin says too
 class Weights:
     """What each part of the sum weighs.
 
-    Found by a coordinate search on development conversations (LoCoMo, the evidence turns of LongMemEval, MADial-Bench;
-    about 1,100 questions in English and Chinese), rounded to what a person can keep in mind. One check: fitted on half
-    of LoCoMo's conversations and tested on the other half, a search of the same kind gained .01 in frac@10. A match counts twice: as a share of the most that the
+    Found by a search on development conversations (LoCoMo, the evidence turns of LongMemEval, MADial-Bench, MemDaily,
+    BEAM, RealMem; English and Chinese), rounded to what a person can keep in mind, each on a plateau: half or twice of
+    it costs little (`docs/recall.md` tells what was tried). A match counts twice: as a share of the most that the
     question could give (a weak match stays weak) and as a place between the worst and the best candidate (the best
     match of a small memory still leads). `strength`, `companion` and `echo` were set by hand: those sets don't test
     them.
     """
 
-    words: float = 0.8  # bm25, share of the ideal
+    words: float = 1.0  # bm25, share of the ideal
     words_rank: float = 0.15  # bm25, place between the worst and the best candidate; the same for the others
-    around: float = 0.6
-    around_rank: float = 0.25
-    meaning: float = 0.7
-    meaning_around: float = 0.5
-    session_words: float = 0.1
-    session_best: float = 0.2  # of the best record of the same session
-    answers: float = 0.6  # of what the question that this turn answers scores above it
-    subject: float = 0.15  # said by the one that the question is about: +, by the other: -
-    when: float = 0.2  # names a time where the question asks for one
+    around: float = 1.0
+    around_rank: float = 0.2
+    meaning: float = 0.5
+    meaning_around: float = 0.75
+    session_words: float = 0.2
+    session_best: float = 0.1  # of the best record of the same session
+    answers: float = 0.7  # of what the question that this person's turn answers scores above it
+    answered: float = 0.5  # of what the assistant's answer to this turn scores above it
+    subject: float = 0.17  # said by the one that the question is about: +, by the other: -
+    when: float = 0.35  # names a time where the question asks for one
     strength: float = 0.05
     companion: float = 0.1  # of the memory that rests on this turn, or the other way round
-    asked_before: float = 0.15  # taken from a user's turns that only ask
+    asked_before: float = 0.1  # taken from a user's turns that only ask
     echo: float = 2.0  # taken from what says the query's very words: it may still be all that there is
 
 
@@ -97,7 +98,7 @@ def fuse(candidates: Mapping[Ref, Mapping[str, float]], weights: Weights) -> dic
     for name, leg, ideal, share, rank in (
         ("words", "bm25", "ideal", weights.words, weights.words_rank),
         ("around", "bm25_window", "ideal_window", weights.around, weights.around_rank),
-        ("session_words", "bm25_session", "", 0.0, weights.session_words),
+        ("session_words", "bm25_session", "ideal_session", weights.session_words, 0.0),
         ("meaning", "dense", "", 0.0, weights.meaning),
         ("meaning_around", "dense_window", "", 0.0, weights.meaning_around),
     ):
@@ -146,17 +147,13 @@ def rank(
     asked = {item.ref for item in items if _is_users(item) and only_asks(item.text)}
     base = {item.ref: sum(fused[item.ref].values()) for item in items}
     speakers = {item.speaker for item in items if item.speaker}
-    questions = {
-        (item.chat_id, item.position): item
-        for item in items
-        if item.kind == "turn" and "?" in item.text.replace("？", "?")
-    }
-    kept = {item.ref for item in said}
+    turns = {(item.chat_id, item.position): item for item in items if item.kind == "turn"}
     companions = _companions(said)
     ranked = []
     for item in said:
         parts = dict(fused[item.ref])
-        parts["answers"] = weights.answers * _flow(item, questions, base, kept)
+        parts["answers"] = weights.answers * _of_question(item, turns, base)
+        parts["answered"] = weights.answered * (0.0 if item.ref in asked else _of_answer(item, turns, base))
         parts["subject"] = weights.subject * _subject(item, question, speakers)
         parts["when"] = weights.when * (question.asks_when and names_a_time(item.text))
         parts["strength"] = weights.strength * item.strength / (1 + item.strength) if item.kind != "turn" else 0.0
@@ -190,19 +187,29 @@ def _echoes(item: Item, question: Question) -> bool:
     return _is_users(item) and len(item.text) <= 2 * len(question.bare) + 80 and bare(item.text) == question.bare
 
 
-def _flow(
-    item: Item, questions: Mapping[tuple[str | None, int | None], Item], base: Mapping[Ref, float], kept: set[Ref]
-) -> float:
-    """By how much the question that this turn answers scores better than it. A reply to the very query that is asked
-    again gets nothing."""
-    if item.kind != "turn" or item.position is None:
+def _of_question(item: Item, turns: Mapping[tuple[str | None, int | None], Item], base: Mapping[Ref, float]) -> float:
+    """By how much the question that this person's turn answers scores better than it."""
+    if item.kind != "turn" or item.position is None or item.role == "assistant":
         return 0.0
-    asked = questions.get((item.chat_id, item.position - 1))
-    if asked is None or (asked.role, asked.speaker) == (item.role, item.speaker):
-        return 0.0
-    if item.role == "assistant" and asked.ref not in kept:
+    asked = turns.get((item.chat_id, item.position - 1))
+    if asked is None or (asked.role, asked.speaker) == (item.role, item.speaker) or not _holds_question(asked.text):
         return 0.0
     return max(0.0, base[asked.ref] - base[item.ref])
+
+
+def _of_answer(item: Item, turns: Mapping[tuple[str | None, int | None], Item], base: Mapping[Ref, float]) -> float:
+    """By how much the assistant's answer to this turn scores better than it: what was asked about stands there at
+    length, but the person's turn is the evidence."""
+    if item.kind != "turn" or item.position is None or item.role == "assistant":
+        return 0.0
+    answer = turns.get((item.chat_id, item.position + 1))
+    if answer is None or answer.role != "assistant":
+        return 0.0
+    return max(0.0, base[answer.ref] - base[item.ref])
+
+
+def _holds_question(text: str) -> bool:
+    return "?" in text or "？" in text
 
 
 def _subject(item: Item, question: Question, speakers: set[str]) -> float:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from afterword.errors import IndexUnavailable
+from afterword.moments import named_moments
 from afterword.ports import Query
 from afterword.questions import read_question, stop_words
 from afterword.ranking import (
@@ -32,6 +33,7 @@ log = structlog.get_logger(__name__)
 
 LONG = 12_000  # characters of a query that are looked at: its beginning and its end
 LONG_EMBEDDED = 2_000  # the same for its embedding
+LONG_DATED = 1_000  # the same for the dates that it names
 MOST_TOKENS = 2_000
 CANDIDATES = 100  # a leg
 READ = 60  # candidates that are read back, or three times the limit
@@ -116,7 +118,15 @@ class Recall:
             return (), {}, ""
         state = await self._reads.state(scope)
         vector, missed = await self._embedded(text, state.model)
-        wanted = Query(words, vector, state.model, filters, max(CANDIDATES, 2 * limit), stop_words(tokens) - _PERSONS)
+        wanted = Query(
+            words,
+            vector,
+            state.model,
+            filters,
+            max(CANDIDATES, 2 * limit),
+            light=stop_words(tokens) - _PERSONS,
+            moments=named_moments(shortened(text, LONG_DATED), self._clock.now()),
+        )
         found, missed = await self._found(scope, wanted, missed)
         ranked, fused_refs = await self._ranked(scope, text, found, limit, filters)
         hits = tuple(_hit(one, fused_refs[one.item.ref]) for one in ranked[:limit])

@@ -137,6 +137,11 @@ def windows(text: str, max_tokens: int, most: int = 16) -> list[str]:
     return pieces
 
 
+def opening(text: str, max_tokens: int) -> str:
+    """The first of the text's windows."""
+    return windows(text[: 4 * max_tokens], max_tokens)[0]
+
+
 def _units(text: str, room: int) -> list[str]:
     units: list[str] = []
     for sentence in sentences(text):

@@ -22,7 +22,7 @@ K1 = 1.2
 B = 0.75
 PASSAGE = 128  # tokens
 TAIL = 20_000  # tokens that may lie unsorted before the postings are merged
-LIGHT = 0.2  # what a function word weighs: in short talk its idf alone would let "when did you" outweigh a name
+LIGHT = 0.1  # what a function word weighs: in short talk its idf alone would let "when did you" outweigh a name
 MAX_TERMS = 64  # of a query: its rarest; a pasted page has hundreds and would cost as many passes
 
 
@@ -108,11 +108,13 @@ class PostingsBuilder:
         self._ends.extend([before + min(size, PASSAGE * (part + 1)) for part in range(parts)])
         return parts
 
-    def asked(self, tokens: Sequence[str], light: Collection[str] = ()) -> Asked:
-        """A query's tokens, each once; those in `light` weigh little."""
+    def asked(self, tokens: Sequence[str], light: Collection[str] = (), moments: Sequence[str] = ()) -> Asked:
+        """A query's tokens, each once; those in `light` weigh little, `moments` count only where they are known."""
         weights = {token: LIGHT if token in light else 1.0 for token in tokens}
         known = {number: weights[token] for token in weights if (number := self._vocabulary.get(token)) is not None}
-        return Asked(known, sum(weights.values()) - sum(known.values()))
+        unknown = sum(weights.values()) - sum(known.values())
+        known |= {number: 1.0 for token in moments if (number := self._vocabulary.get(token)) is not None}
+        return Asked(known, unknown)
 
     def worth_merging(self) -> bool:
         return self.unsorted > max(TAIL, self._base.tokens // 4)

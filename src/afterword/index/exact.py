@@ -108,7 +108,7 @@ class ExactIndex:
     async def search(self, scope: Scope, query: Query) -> list[Candidate]:
         """All of what a snapshot knows, as `legs` describes it."""
         shard, snapshot = await self._caught_up(scope)
-        asked = shard.postings.asked(query.tokens, query.light)
+        asked = shard.postings.asked(query.tokens, query.light, query.moments)
         if query.vector is None or query.model != shard.model:
             return await self._run(snapshot, search, snapshot, query, asked, None)
         _check_dimensions(snapshot, query.vector)
@@ -119,7 +119,7 @@ class ExactIndex:
     async def lead(self, scope: Scope, query: Query, found: Iterable[Ref] = ()) -> Lead:
         """Search by words; `found` are hits from elsewhere whose neighbours are wanted too."""
         shard, snapshot = await self._caught_up(scope)
-        asked = shard.postings.asked(query.tokens, query.light)
+        asked = shard.postings.asked(query.tokens, query.light, query.moments)
         wanted = await self._run(snapshot, _wanted, snapshot, query, asked, tuple(found))
         return Lead(snapshot, asked, wanted)
 

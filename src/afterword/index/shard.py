@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from afterword.index.bm25 import Floats, Ints, Postings, PostingsBuilder
+from afterword.moments import moment_tokens
 from afterword.records import Filters, Json, Ref
 from afterword.tokens import script_of
 
@@ -206,7 +207,7 @@ class Shard:
         self._chat.append(chat)
         self._position.append(-1 if entry.position is None else entry.position)
         self._said_at.append(entry.said_at.timestamp())
-        self._parts.append(self.postings.add(entry.tokens))
+        self._parts.append(self.postings.add((*moment_tokens(entry.said_at.date()), *entry.tokens)))
         turn = entry.kind == "turn"
         self._anchor.append(row if turn else -1)
         if not turn and entry.sources:

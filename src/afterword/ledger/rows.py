@@ -12,6 +12,7 @@ from afterword.errors import InvalidInput
 from afterword.ledger import schema
 from afterword.ports import Decision, Entry
 from afterword.records import Job, MemoryRecord, Receipt, ReceiptItem, Ref, Run, Scope, Turn
+from afterword.texts import opening
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from afterword.plan import Vectors
 
 Row = sa.Row[*tuple[Any, ...]]
+
+OPENING = 200  # tokens of an assistant's answer that are embedded
 
 turn_columns = [column for column in schema.turn.c if column.name != "scope_id"]
 # A memory's current version; `history` uses the same columns for the older ones.
@@ -51,6 +54,13 @@ def checked_json(value: Mapping[str, Any], name: str) -> dict[str, Any]:
 def labelled(speaker: str | None, text: str) -> str:
     """The text as it is tokenised and embedded: with the name of who spoke, where there is one."""
     return f"{speaker}: {text}" if speaker else text
+
+
+def embedded_text(role: str, speaker: str | None, text: str) -> str:
+    """The text of a turn as it is embedded: of an assistant's answer, which may be long and costs seconds on a CPU, its
+    opening. Its words are all found by the other legs."""
+    full = labelled(speaker, text)
+    return opening(full, OPENING) if role == "assistant" else full
 
 
 def turn_from(row: Row) -> Turn:

@@ -100,7 +100,7 @@ def _turn_text(conn: sa.Connection, scope_id: int, record: str) -> str:
     """A turn as it is embedded. A short one is understood with what the other said just before: "Yes, last May" by
     itself is near to no question."""
     said = conn.execute(_said.where(_turn.c.scope_id == scope_id, _turn.c.id == record)).one()
-    text = rows.labelled(said.speaker, said.text)
+    text = rows.embedded_text(said.role, said.speaker, said.text)
     if estimate_tokens(said.text) > SHORT:
         return text
     place = _turn.c.chat_id == said.chat_id, _turn.c.position == said.position - 1
