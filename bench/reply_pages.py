@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import os
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -33,34 +32,14 @@ from afterword.memory import AsyncMemory
 from afterword.settings import Settings
 from afterword.testing import HashingEmbedder, hashed_vector
 from afterword.wiring import open_memory
+from bench.load_pace import Heartbeat
 from bench.plain_memory import PlainMemory
 
 if TYPE_CHECKING:
     from bench.plain_memory import Embed
 
-BEAT = 0.005
 Finished = Callable[[], int]
 Handler = Callable[..., Any]
-
-
-class Heartbeat:
-    """How late the event loop is: a task that wants to wake every 5 ms."""
-
-    def __init__(self) -> None:
-        self.lags: list[float] = []
-
-    async def beat(self) -> None:
-        while True:
-            wanted = time.perf_counter() + BEAT
-            await asyncio.sleep(BEAT)
-            self.lags.append(time.perf_counter() - wanted)
-
-    def take(self) -> dict[str, float]:
-        """Seconds late, at the 99th percentile and at most, since the last take."""
-        lags, self.lags = sorted(self.lags), []
-        if not lags:
-            return {"loop_lag_p99": 0.0, "loop_lag_max": 0.0}
-        return {"loop_lag_p99": lags[int(len(lags) * 0.99)], "loop_lag_max": lags[-1]}
 
 
 def floor_page(arguments: argparse.Namespace) -> tuple[Handler, Finished]:

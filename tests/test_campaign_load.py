@@ -1,0 +1,120 @@
+"""The load campaign in its short form: what must hold whatever the machine's speed. Times are its long form's matter."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import pytest
+
+from afterword.testing import no_network
+from bench.load import SHORT, bars, campaign, form_of, options_of
+from bench.load_pace import Pace, Writers, at, sentence, under_writes
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    options = options_of(["--short"])
+    assert form_of(options) == SHORT
+    with no_network():
+        return asyncio.run(campaign(["recall", "fair"], SHORT, options, lambda *_: None))
+
+
+def test_every_add_that_is_in_flight_becomes_a_memory(found: dict[str, Any]) -> None:
+    for row in found["recall"]["levels"]:
+        assert row["adds"] >= row["in_flight"]
+        assert (row["adds_failed"], row["first_failure"]) == (0, "")
+        assert row["memories_written"] == row["adds"]
+        assert (row["jobs_left"], row["jobs_dead"]) == (0, 0)
+    assert found["bars"]["nothing_lost"] is True
+
+
+def test_so_many_adds_are_in_flight_at_every_search_and_with_the_llm(found: dict[str, Any]) -> None:
+    assert [row["in_flight"] for row in found["recall"]["levels"]] == [0, 6, 20]
+    for row in found["recall"]["levels"]:
+        assert row["in_flight_least"] == row["in_flight"]
+        assert row["in_llm_call_most"] <= row["in_flight"]
+        assert (row["in_llm_call_most"] > 0) == (row["in_flight"] > 0)
+
+
+def test_searches_go_on_finding_while_others_write(found: dict[str, Any]) -> None:
+    assert found["recall"]["fill"]["embedded"] == found["recall"]["fill"]["memories"] >= SHORT.memories
+    assert [row["found_nothing"] for row in found["recall"]["levels"]] == [0, 0, 0]
+
+
+def test_a_burst_drains_to_the_last_job_and_loses_no_turn(found: dict[str, Any]) -> None:
+    drain = found["recall"]["drain"]
+    assert drain["queue_most"] > 0
+    assert drain["queue_left"] == 0
+    assert drain["turns_without_memory"] == 0
+    assert drain["llm_calls"] >= drain["chats"]
+
+
+def test_anothers_first_memory_comes_before_the_crowd_is_through(found: dict[str, Any]) -> None:
+    fair = found["fair"]
+    assert len(fair["beside_ms"]) == SHORT.crowd[2]
+    assert fair["crowd_jobs_left"] > 0
+    assert fair["crowd_memories"] == fair["turns"]
+
+
+def test_the_bars_can_be_missed() -> None:
+    row = {"adds_failed": 0, "jobs_left": 0, "jobs_dead": 0, "loop_lag_p99": 0.01}
+    idle = {**row, "in_flight": 0, "search_ms": {"p95": 25.0}}
+    rest = {
+        "drain": {"turns_without_memory": 0, "queue_left": 0},
+        "cycles": {"growth_mb": 1.0},
+    }
+
+    def held(**busy: Any) -> dict[str, bool]:
+        more = {**row, "in_flight": 50, "search_ms": {"p95": 30.0}, **busy}
+        return bars({"recall": {"levels": [idle, more], **rest}})
+
+    assert set(held().values()) == {True}
+    assert held(search_ms={"p95": 38.0})["recall_p95_with_50_near_idle"] is False
+    assert held(search_ms={"p95": 51.0})["recall_p95_with_50_within_50_ms"] is False
+    assert held(loop_lag_p99=0.06)["loop_lag_p99_with_50"] is False
+    assert held(adds_failed=1)["nothing_lost"] is False
+
+
+async def test_a_writer_counts_what_fails_and_goes_on() -> None:
+    calls, third = 0, asyncio.Event()
+
+    async def add(user: str, text: str) -> int:
+        nonlocal calls
+        calls += 1
+        await asyncio.sleep(0)
+        if calls == 3:
+            third.set()
+        if calls == 2:
+            raise RuntimeError("no")
+        return 1
+
+    writers = Writers(add, 1, 1)
+    async with writers.running():
+        await third.wait()
+    assert writers.failed == ["RuntimeError: no"]
+    assert writers.written == writers.ended - 1
+
+
+async def test_a_late_search_counts_from_when_it_was_due() -> None:
+    alone = asyncio.Lock()
+
+    async def search(_: str) -> int:
+        async with alone:
+            await asyncio.sleep(0.05)
+        return 1
+
+    async def add(user: str, text: str) -> int:
+        raise AssertionError("nobody writes")
+
+    row = await under_writes(search, add, 0, Pace(10, 0.0, 0.0), lambda: 0)
+    assert row["search_ms"]["max"] >= 500  # ten at once, one after the other
+
+
+def test_sentences_differ_and_shares_are_of_the_values() -> None:
+    chance = random.Random(1)
+    assert len({sentence(number, chance) for number in range(1000)}) == 1000
+    assert at([3.0, 1.0, 2.0], 0.5) == 2.0
+    assert at(list(map(float, range(100))), 0.95) == 95.0
+    assert at([], 0.5) == 0.0
