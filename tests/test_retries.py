@@ -16,7 +16,7 @@ from afterword.records import Filters, Job, Scope
 from afterword.retries import ATTEMPTS, BUDGET, LONGEST_WAIT, Breaker, Breakers, NoUse, backoff, verdict
 from afterword.settings import Settings
 from afterword.testing import FakeOpenAI, FrozenClock, HashingEmbedder, ScriptedLLM
-from afterword.wiring import open_memory
+from afterword.wiring import Parts, choose_llms, open_memory
 from tests.waiting import eventually, idle
 
 pytestmark = pytest.mark.anyio
@@ -248,3 +248,15 @@ async def test_an_embedder_whose_vectors_change_their_length_spoils_no_search(se
         reply = await memory.chat("Who moved to Oslo?", "ann")
         assert (await reply.recalled()).missed == ""
         assert len(await memory.get_all("ann", Filters(kinds=("episodic",)))) == 2
+
+
+async def test_where_no_decider_was_set_its_outage_names_the_settings_that_were() -> None:
+    settings = Settings(llm_base_url="http://127.0.0.1:9/v1", llm_model="m", embedder="none")
+    assert settings.decider_base_url == settings.llm_base_url
+    chat, decider = await choose_llms(settings, Parts())
+    assert decider is chat
+    chat, other = await choose_llms(settings.model_copy(update={"decider_model": "small"}), Parts())
+    assert other is not chat
+    for llm in (chat, decider, other):
+        assert llm is not None
+        await llm.aclose()

@@ -176,6 +176,8 @@ async def choose_llms(settings: Settings, parts: Parts) -> tuple[LLM, LLM | None
         return chat, parts.decider or chat
     key = settings.decider_api_key.get_secret_value()
     address, name = settings.decider_base_url or base_url, settings.decider_model or model
+    if (address, key, name) == (base_url, settings.llm_api_key.get_secret_value(), model):
+        return chat, parts.decider or chat  # filled in as the chat's: what fails is told by the settings that were set
     decider = _openai_llm(settings, address, key, name, "AFTERWORD_DECIDER")
     return chat, parts.decider or decider
 

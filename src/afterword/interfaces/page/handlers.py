@@ -7,6 +7,7 @@ closes the handler and the reply goes on.
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from afterword.interfaces.page.asked import Asked
 from afterword.interfaces.page.look import Looker
 from afterword.interfaces.page.markup import esc
 from afterword.interfaces.page.strings import words
+from afterword.interfaces.page.told import as_sentence, told
 
 if TYPE_CHECKING:
     from afterword.memory import AsyncMemory
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+MOST_REFUSALS = 1000  # that wait to be asked for
 PACE = 0.05  # seconds between two updates of a streaming reply, at least
 UPDATES = 60  # a second, of all streaming replies together: each costs Gradio about a millisecond
 Answer = dict[str, Any]
@@ -41,7 +44,9 @@ class Page:
         self._settings = settings
         self._looker = Looker(settings.half_life_days)
         self._pacer = Pacer()
+        self._refusals: OrderedDict[tuple[str, str], str] = OrderedDict()
         self._acts: dict[str, Act] = {
+            "refused": self._refused,
             "look": self._looker.look,
             "why": self._why,
             "details": self._details,
@@ -70,10 +75,10 @@ class Page:
             else:
                 reply = await memory.ask_again(asked.user, asked.id)
         except AfterwordError as error:
-            raise gr.Error(esc(error), print_exception=False) from error
+            raise self._not_sent(asked, told(str(error), asked.lang)) from error
         except Exception as error:  # the edge to the browser; Gradio would print what the exception says
             log.exception("page.failed", do="ask")
-            raise gr.Error(esc(words(asked.lang)["broken"]), print_exception=False) from error
+            raise self._not_sent(asked, words(asked.lang)["broken"]) from error
         async for text in self._pacer.paced(reply):
             yield text
 
@@ -84,10 +89,21 @@ class Page:
         try:
             reply = memory.live(asked.user, asked.chat) if memory is not None else None
         except InvalidInput as error:
-            raise gr.Error(esc(error), print_exception=False) from error
+            raise self._not_sent(asked, told(str(error), asked.lang)) from error
         if reply is not None:
             async for text in self._pacer.paced(reply):
                 yield text
+
+    def _not_sent(self, asked: Asked, why: str) -> gr.Error:
+        """The page asks for the cause and tells it itself: Gradio's own notice is headed in English."""
+        self._refusals[asked.user, asked.id] = why
+        while len(self._refusals) > MOST_REFUSALS:
+            self._refusals.popitem(last=False)
+        return gr.Error(esc(why), visible=False, print_exception=False)
+
+    async def _refused(self, memory: AsyncMemory, asked: Asked) -> Answer:
+        why = self._refusals.pop((asked.user, asked.id), words(asked.lang)["broken"])
+        return {"error": words(asked.lang)["not_sent"].format(why=as_sentence(why))}
 
     def _open(self, asked: Asked) -> AsyncMemory:
         memory = self._memory()
@@ -117,7 +133,7 @@ class Page:
         try:
             return await act(memory, asked)
         except AfterwordError as error:
-            return {"error": str(error)}
+            return {"error": told(str(error), asked.lang)}
         except Exception:  # the edge to the browser: one failing part must not take the page down
             log.exception("page.failed", do=asked.do)
             return {"error": words(asked.lang)["broken"]}
@@ -132,7 +148,7 @@ class Page:
         try:
             memory.scope(asked.user)
         except InvalidInput as error:
-            return {"error": words(asked.lang)["bad_name"].format(why=error)}
+            return {"error": words(asked.lang)["bad_name"].format(why=told(str(error), asked.lang))}
         return {"user": asked.user}
 
     async def _stop(self, memory: AsyncMemory, asked: Asked) -> Answer:

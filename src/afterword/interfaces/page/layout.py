@@ -75,7 +75,7 @@ def _script(settings: Settings) -> str:
 
 def _wire(page: Page, app: gr.HTML, asked: gr.JSON, live: gr.Markdown) -> None:
     """`ask` sends a message, `follow` takes up a reply under way; both end with the page's own look at the result."""
-    settle = "async () => { await window.afterword.settled(); return ['']; }"
+    settle = "async () => { await window.afterword.settled(%s); return ['']; }"
     streams = []
     for name, handler in (("ask", page.ask), ("follow", page.follow)):
         event = getattr(app, name)(
@@ -88,7 +88,9 @@ def _wire(page: Page, app: gr.HTML, asked: gr.JSON, live: gr.Markdown) -> None:
             concurrency_limit=None,
             api_name=name,
         )
-        event.then(None, outputs=[live], js=settle, show_progress="hidden", api_visibility="private")
+        # `then` alone does not come after a failure
+        for ended, failed in ((event.success, "false"), (event.failure, "true")):
+            ended(None, outputs=[live], js=settle % failed, show_progress="hidden", api_visibility="private")
         streams.append(event)
     app.leave(
         None,

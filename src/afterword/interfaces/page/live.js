@@ -78,7 +78,7 @@ function start(kind, more) {
   showStream();
 }
 
-async function settled() {
+async function settled(failed) {
   const was = state.streaming;
   await new Promise((go) => setTimeout(go, 0));
   await refresh();
@@ -91,6 +91,7 @@ async function settled() {
   }
   if (state.streaming === was) state.streaming = null;
   showStream();
+  if (failed && was) toast((await call("refused", { id: was.id })).error);
 }
 
 window.afterword = { outgoing: () => outgoing, settled, refresh };

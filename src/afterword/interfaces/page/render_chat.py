@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from afterword.interfaces.page.markup import button, dated_tag, esc, time_tag
 from afterword.interfaces.page.strings import counted, words
+from afterword.interfaces.page.told import as_sentence, told
 
 if TYPE_CHECKING:
     from afterword.interfaces.page.asked import Asked
@@ -97,8 +98,8 @@ def _reply(turn: Turn, shown: Shown, asked: Asked) -> str:
 def _cut(turn: Turn, asked: Asked) -> str:
     table = words(asked.lang)
     text = {"stopped": table["cut_stopped"], "shutdown": table["cut_shutdown"]}.get(turn.cut or "")
-    text = text or table["cut_error"].format(why=turn.cut)
-    fix = str(turn.metadata.get("fix") or "")
+    text = text or table["cut_error"].format(why=told(turn.cut or "", asked.lang))
+    fix = as_sentence(told(str(turn.metadata.get("fix") or ""), asked.lang))
     fix = f'<span class="aw-fix">{esc(fix)}</span>' if fix else ""
     again = button("ask-again", esc(table["ask_again"]), "small", id=turn.reply_to) if turn.reply_to else ""
     return f'<div class="aw-mark" role="note"><span>{esc(text)}</span>{fix}{again}</div>'
@@ -119,7 +120,9 @@ def why_html(receipt: Receipt, hits: Sequence[Hit], asked: Asked) -> str:
     table = words(asked.lang)
     parts = []
     if receipt.missed:
-        parts.append(f'<p class="aw-missed">{esc(table["why_missed"].format(why=receipt.missed))}</p>')
+        parts.append(
+            f'<p class="aw-missed">{esc(table["why_missed"].format(why=told(receipt.missed, asked.lang)))}</p>'
+        )
     if not receipt.items and not receipt.missed:
         parts.append(f"<p>{esc(table['why_empty'])}</p>")
     parts.append("".join(_hit(hit, asked) for hit in hits))

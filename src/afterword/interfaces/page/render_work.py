@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from afterword.interfaces.page.markup import button, esc, when
 from afterword.interfaces.page.strings import words
+from afterword.interfaces.page.told import as_sentence, told
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -54,15 +55,17 @@ def _worth_a_word(done: Job, now: datetime) -> bool:
 def _note(job: Job, asked: Asked) -> str:
     table = words(asked.lang)
     if job.state == "dead":
-        return job.error
+        return told(job.error, asked.lang)
     if job.state != "queued":
         return ""
     if job.waiting == "debounce":
         return table["wait_debounce"]
     if job.waiting:
-        return table["wait_for"].format(why=job.waiting)
+        return table["wait_for"].format(why=told(job.waiting, asked.lang))
     if job.error:
-        return table["wait_again"].format(when=when(job.run_at, asked.offset, asked.lang), why=job.error)
+        return table["wait_again"].format(
+            when=when(job.run_at, asked.offset, asked.lang), why=told(job.error, asked.lang)
+        )
     return table["wait_turn"]
 
 
@@ -85,7 +88,7 @@ def runs_html(runs: Sequence[Run], asked: Asked) -> str:
     if last is None or last.finished_at is None:
         return ""
     if last.state == "failed":
-        return f'<p class="aw-run failed">{esc(table["run_failed"].format(why=last.message))}</p>'
+        return f'<p class="aw-run failed">{esc(table["run_failed"].format(why=told(last.message, asked.lang)))}</p>'
     ended = table["run_done"].format(when=when(last.finished_at, asked.offset, asked.lang))
     said = f" · {last.message}" if last.message else ""
     return f'<p class="aw-run">{esc(ended + said)}</p>'
@@ -115,5 +118,7 @@ def banner_html(status: Status, asked: Asked) -> str:
         go = button("backfill", esc(table["backfill"]), "small")
         notes.append(f'<div class="aw-banner"><span>{text}</span>{go}</div>')
     head = f'<div class="aw-banner warn" role="alert"><b>{esc(table["trouble"])}</b>'
-    notes.extend(f"{head}<span>{esc(trouble)}</span></div>" for trouble in status.trouble)
+    notes.extend(
+        f"{head}<span>{esc(as_sentence(told(trouble, asked.lang)))}</span></div>" for trouble in status.trouble
+    )
     return "".join(notes)
