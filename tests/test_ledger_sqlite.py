@@ -145,6 +145,23 @@ async def test_a_reply_goes_before_background_writes_that_wait(house: House) -> 
     assert order == ["reply", "job 0", "job 1", "job 2"]
 
 
+async def test_a_reply_is_durable_before_background_writes_behind_it_are_done(house: House) -> None:
+    db, queued, told = database(house.ledger), threading.Event(), threading.Event()
+    first = asyncio.ensure_future(db.write(lambda tx: queued.wait(30), 2))
+    await asyncio.sleep(0)
+    reply = asyncio.ensure_future(db.write(lambda tx: True, 0))
+    behind = asyncio.ensure_future(db.write(lambda tx: told.wait(30), 2))
+    await asyncio.sleep(0)
+    queued.set()
+    try:
+        with anyio.fail_after(10):
+            assert await reply
+        assert not behind.done()
+    finally:
+        told.set()
+    assert all(await asyncio.gather(first, behind))
+
+
 async def test_a_full_disk_fails_what_did_not_fit_and_nothing_else(house: House) -> None:
     await house.say("before")
     connection = driver(house.ledger)

@@ -219,7 +219,8 @@ class SqliteDatabase:
             self._tell(self._settle, batch)
 
     def _batch(self, item: _Item[Any]) -> list[_Item[Any]]:
-        """Write `item` and what waits behind it, as far as time allows, with one commit. Empty: the end was met."""
+        """Write `item` and what waits behind it with one commit, as far as time allows; but what is in it already does not
+        wait for what is less urgent. Empty: the end was met."""
         done: list[_Item[Any]] = []
         if item.function is None:
             return done
@@ -232,7 +233,7 @@ class SqliteDatabase:
                 if time.monotonic() > until:
                     break
                 item = self._waiting.get_nowait()
-                if item.function is None:
+                if item.function is None or item.rank > done[-1].rank:
                     self._waiting.put(item)
                     break
         except queue.Empty:
