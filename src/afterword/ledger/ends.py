@@ -104,7 +104,8 @@ def _window_to_skip(held: Held, chat_id: str) -> dict[str, Any] | None:
     chat = _chat_row(held, chat_id)
     if chat is None or chat.last_user < chat.decided:
         return None
-    return {"first": chat.decided, "last": min(chat.last_user, chat.decided + STEP - 1)}
+    last = min(chat.last_user, chat.decided + STEP - 1)
+    return {"chat_id": chat_id, "first": chat.decided, "last": last}  # as the step fixes it: it may be tried again
 
 
 def _chat_row(held: Held, chat_id: str) -> rows.Row | None:

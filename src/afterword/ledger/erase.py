@@ -134,6 +134,8 @@ def _delete_jobs(held: Held, chat_id: str) -> None:
     of_chat = _job.c.scope_id == held.id, _job.c.chat_id == chat_id
     columns = _job.c.lane, _job.c.stream
     touched = held.conn.execute(sa.select(*columns).where(*of_chat, _job.c.finished_at.is_(None)).distinct()).all()
+    theirs = sa.select(_job.c.id).where(*of_chat)  # what was decided after a reply names no chat itself
+    held.conn.execute(sa.delete(_decision).where(_decision.c.scope_id == held.id, _decision.c.job_id.in_(theirs)))
     held.conn.execute(sa.delete(_job).where(*of_chat))
     for row in touched:
         if row.stream is not None:

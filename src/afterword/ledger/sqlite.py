@@ -112,6 +112,9 @@ class SqliteDatabase:
                 f"{self._where} is empty, which none that we made ever is: stop Afterword and put a backup in its "
                 "place, or delete the file to start anew"
             )
+        # whoever left it may have been killed between erasing a text and emptying the log that still holds it
+        log = self._path.with_name(f"{self._path.name}-wal")
+        self._unscrubbed = log.exists() and log.stat().st_size > 0
         conn = self._connect(_WRITER)
         try:
             migrate.migrate(conn, begin="BEGIN IMMEDIATE")

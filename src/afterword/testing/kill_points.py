@@ -169,6 +169,8 @@ def _mark(name: str, args: tuple[Any, ...]) -> str:
     first = args[0] if args else None
     if isinstance(first, Job):
         return f"job.id = {first.id} "
+    if isinstance(first, int):
+        return f"job.id = {first}"
     if isinstance(first, Scope):
         return f"'{first.user}'"
     return {"claim": "UPDATE job ", "prune": "DELETE FROM job", "sweep": "INSERT INTO job"}.get(name, "SAVEPOINT")
