@@ -343,3 +343,19 @@ async def mixed(client: Client) -> None:
     """Anything, as it comes."""
     doings: tuple[Recipe, ...] = (telling, telling, chatting, chatting, correcting, merging, mending, leaving, asking)
     await client.rng.choice(doings)(client)
+
+
+async def brisk(client: Client) -> None:
+    """Anything that waits for no background work."""
+    doings: tuple[Recipe, ...] = (telling, telling, telling, chatting, chatting, bringing, editing, leaving)
+    await client.rng.choice(doings)(client)
+
+
+async def bringing(client: Client) -> None:
+    await client.bring()
+    await client.consolidate()
+
+
+async def editing(client: Client) -> None:
+    await client.edit()
+    await client.erase()

@@ -73,3 +73,17 @@ async def test_text_erased_just_before_a_kill_leaves_the_write_ahead_log_at_the_
         with anyio.fail_after(10):
             while any(b"zither" in path.read_bytes() for path in killed.glob("ledger.db*")):
                 await memory.jobs("ann")  # a read a look: the writer empties the log by itself
+
+
+async def test_a_reply_that_was_given_no_episode_leaves_no_receipt_to_work_through(tmp_path: Path) -> None:
+    async with open_memory(quick(tmp_path), llm=ScriptedLLM(), run_worker=False) as memory:
+        await memory.submit("My zither stands in the kitchen.", "ann", "first")
+        async for _ in await memory.chat("Where does my zither stand?", "ann", "second"):
+            pass
+        (_, answered) = await memory.turns("ann", "second", 10)
+        found = await memory.receipt("ann", answered.id)
+        assert found is not None
+        assert [item.kind for item in found[0].items] == ["turn"]
+    ledger = sqlite3.connect(tmp_path / "ledger.db")
+    assert ledger.execute("SELECT worked FROM receipt").fetchall() == [(1,)], "else a sweep puts a job for it"
+    ledger.close()

@@ -293,9 +293,8 @@ class Chats:
         )
         items = tuple(ReceiptItem(hit.ref, hit.kind, hit.score, hit.parts, hit.sources) for hit in recalled.hits)
         receipt = Receipt(items, recalled.missed, recalled.ms)
-        episodic = any(item.kind == "episodic" and "standing" not in item.parts for item in items)
         jobs = self._intake.embedding(scope) if searchable else []
-        if episodic and text and new.reply_id:
+        if receipt.is_open(text) and new.reply_id:
             jobs.append(reconsolidate_job(scope, turn.chat_id, new.reply_id))
         return await self._ledger.answer(scope, epoch, new, receipt, jobs)
 

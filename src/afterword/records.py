@@ -220,6 +220,12 @@ class Receipt:
     missed: str = ""
     recall_ms: float = 0.0
 
+    def is_open(self, reply: str) -> bool:
+        """Whether there is something to work through afterwards: an episode, found by what was said, that this reply's
+        text may have used."""
+        found = (item for item in self.items if "standing" not in item.parts)
+        return bool(reply) and any(item.kind == "episodic" for item in found)
+
 
 @dataclass(frozen=True, slots=True)
 class NewReply:

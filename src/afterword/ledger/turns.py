@@ -237,7 +237,7 @@ def answer(tx: Tx, scope: Scope, epoch: int, reply: PreparedReply, follow: Seque
     chats.write()
     _write_turns(held, [(turn, reply.tokens)])
     kept = {"items": reply.items, "missed": reply.receipt.missed, "recall_ms": reply.receipt.recall_ms}
-    more = {"chat_id": turn.chat_id, "worked": int(not reply.items), "created_at": held.now}
+    more = {"chat_id": turn.chat_id, "worked": int(not reply.receipt.is_open(turn.text)), "created_at": held.now}
     held.conn.execute(_insert_receipt, {"scope_id": held.id, "reply_id": turn.id, **kept, **more})
     jobs.follow(held, follow, room)
     jobs.slide_remember(held, turn.chat_id)
