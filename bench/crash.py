@@ -43,6 +43,7 @@ class Tally:
     """What has happened so far."""
 
     kills: int = 0
+    reserved: int = 0
     points: Counter[str] = field(default_factory=Counter)
     missed: Counter[str] = field(default_factory=Counter)  # killed elsewhere: the point was not reached in time
     starts: list[float] = field(default_factory=list)
@@ -51,6 +52,12 @@ class Tally:
     searched: int = 0
     surprises: list[str] = field(default_factory=list)
     findings: Findings = field(default_factory=Findings)
+
+    def reserve(self, options: Options) -> int:
+        """How many kills the next chapter has; 0 when all are given out."""
+        count = min(options.chapter, options.kills - self.reserved)
+        self.reserved += count
+        return count
 
     def told(self, began: float) -> dict[str, Any]:
         """The last line."""
@@ -84,6 +91,7 @@ class Options:
     log: Path | None = None
     only: str = ""
     short: bool = False
+    lanes: int = 1
 
 
 class Chapter:
@@ -192,17 +200,24 @@ class Chapter:
 
 
 async def campaign(options: Options, tally: Tally) -> None:
-    """Run all kills."""
+    """Run all kills, on several folders at once: a lane waits most of the time."""
     rng = random.Random(options.seed)
+    lanes = [_lane(random.Random(rng.random()), options, tally) for _ in range(options.lanes)]
+    async with asyncio.TaskGroup() as group:
+        for lane in lanes:
+            group.create_task(lane)
+
+
+async def _lane(rng: random.Random, options: Options, tally: Tally) -> None:
     plan = short(rng) if options.short else (kill for kill in kills(rng) if options.only in kill.point)
     async with furnished(random.Random(rng.random()), cold=options.cold, log=options.log) as (house, llm, _):
-        while tally.kills < options.kills:
+        while count := tally.reserve(options):
             with tempfile.TemporaryDirectory(prefix="afterword-crash-") as folder:
-                await _chapter(Chapter(house, llm, Path(folder), rng, options), plan, options, tally)
+                await _chapter(Chapter(house, llm, Path(folder), rng, options), plan, count, tally)
 
 
-async def _chapter(chapter: Chapter, plan: Iterator[Kill], options: Options, tally: Tally) -> None:
-    for number in range(min(options.chapter, options.kills - tally.kills)):
+async def _chapter(chapter: Chapter, plan: Iterator[Kill], count: int, tally: Tally) -> None:
+    for number in range(count):
         planned = next(plan)
         while planned.place.fresh and number:  # a migration can be killed on a new folder only
             planned = next(plan)
@@ -221,8 +236,8 @@ def main() -> None:
     parser.add_argument("--chapter", type=int, default=CHAPTER, help="kills on one data folder")
     parser.add_argument("--only", default="", help="only points with this in their name")
     parser.add_argument("--log", type=Path, default=None, help="a file for the servers' logs")
-    given = parser.parse_args()
-    options = Options(given.kills, given.seed, given.index, given.cold, given.chapter, 1.0, given.log, given.only)
+    parser.add_argument("--lanes", type=int, default=2, help="data folders at once, each with a server of its own")
+    options = Options(**vars(parser.parse_args()))
     tally, began = Tally(), time.monotonic()
     asyncio.run(campaign(options, tally))
     for line in [*tally.findings.shown(), *tally.surprises[:20]]:

@@ -280,7 +280,11 @@ _JOBS = (
 RULES = (*_RECORDS, *_DECISIONS, *_INDEX, *_JOBS)
 
 AT_REST = (
-    Rule("stuck", "a job is left", "SELECT id, kind, state, error FROM job WHERE finished_at IS NULL"),
+    Rule(
+        "stuck",
+        "a job is left",
+        "SELECT id, kind, state, head, attempt, run_at, lease_until, waiting, error FROM job WHERE finished_at IS NULL",
+    ),
     Rule("stuck", "a job was given up", "SELECT id, kind, error FROM job WHERE state = 'dead'"),
     Rule("stuck", "a run is left", "SELECT id, kind FROM run WHERE state = 'running'"),
     Rule("stuck", "a receipt is not worked through", "SELECT reply_id FROM receipt WHERE worked = 0"),

@@ -147,12 +147,15 @@ class Soak:
 
     async def run(self) -> None:
         """Everything, for as long as it was asked for; then the reckoning."""
+        life = await self._start()
+        self._began = time.monotonic()
         beside = [asyncio.create_task(self._break()), asyncio.create_task(self._look())]
         try:
-            while self._left > 0:
-                await self._live(await self._start())
-                if any(task.done() for task in beside):
-                    break  # one failed: say so below
+            while not any(task.done() for task in beside):  # one that is done has failed: said below
+                await self._live(life)
+                if self._left <= 0:
+                    break
+                life = await self._start()
         finally:
             for task in beside:
                 task.cancel()

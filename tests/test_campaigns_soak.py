@@ -11,11 +11,11 @@ from bench.soak import Pace, Record, Sample, soak, told
 
 pytestmark = pytest.mark.anyio
 
-QUICK = Pace(check=2.0, pause=(0.0, 0.1), life=(1.5, 3.0), fault=(0.2, 0.5), calm=(0.1, 0.4), sample=0.5)
+QUICK = Pace(check=2.0, pause=(0.0, 0.1), life=(1.0, 2.5), fault=(0.2, 0.5), calm=(0.1, 0.4), sample=0.5)
 
 
 async def test_a_short_soak_with_faults_and_kills_keeps_everything(tmp_path: Path) -> None:
-    minutes = 0.2
+    minutes = 0.15
     with anyio.fail_after(240):
         soaked = await soak(minutes, seed=5, log=tmp_path / "log", pace=QUICK)
     assert not soaked.record.findings.found, "\n".join(soaked.record.findings.shown())

@@ -10,10 +10,12 @@ import anyio
 import pytest
 
 from afterword import open_memory
+from afterword.interfaces.http import create_app
 from afterword.ledger import sqlite as sqlite_ledger
 from afterword.ports import JobFilter
 from afterword.settings import Settings
 from afterword.testing import ScriptedLLM
+from tests.serving import client_of
 from tests.waiting import idle
 
 pytestmark = pytest.mark.anyio
@@ -87,3 +89,11 @@ async def test_a_reply_that_was_given_no_episode_leaves_no_receipt_to_work_throu
     ledger = sqlite3.connect(tmp_path / "ledger.db")
     assert ledger.execute("SELECT worked FROM receipt").fetchall() == [(1,)], "else a sweep puts a job for it"
     ledger.close()
+
+
+async def test_a_message_that_comes_while_the_memory_closes_is_refused_for_now_and_not_as_wrong(tmp_path: Path) -> None:
+    async with open_memory(quick(tmp_path), llm=ScriptedLLM(), run_worker=False) as memory:
+        pass
+    async with client_of(create_app(memory, quick(tmp_path))) as http:
+        answer = await http.post("/api/chat", json={"user_id": "ann", "message": "Are you there?"})
+    assert answer.status_code == 503, answer.text

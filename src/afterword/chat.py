@@ -15,7 +15,7 @@ from uuid import uuid4
 import structlog
 
 from afterword.briefing import Brief, Briefing, Wanted
-from afterword.errors import AfterwordError, EpochChanged, InvalidInput, LedgerError, LLMUnavailable, NotFound
+from afterword.errors import AfterwordError, Closed, EpochChanged, InvalidInput, LedgerError, LLMUnavailable, NotFound
 from afterword.lanes import reconsolidate_job
 from afterword.ports import LLM, Message, Prompt
 from afterword.prompts import language_of, system_prompt
@@ -147,7 +147,7 @@ class Chats:
 
     async def _accept(self, scope: Scope, new: NewTurn) -> Turn:
         if self._closed:
-            raise InvalidInput("the server is shutting down: send the message again in a moment")
+            raise Closed("the server is shutting down: send the message again in a moment")
         turns = await self._intake.accept(scope, [new], debounce=True)
         return turns[0]
 
