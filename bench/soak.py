@@ -53,7 +53,7 @@ FAULTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("complete", {"first_delay": 1.0}),
     ("embeddings", {"status": 500}),
     ("embeddings", {"fault": "nan"}),
-    ("embeddings", {"fault": "wrong_dimension"}),
+    ("embeddings", {"fault": "missing"}),
     ("embeddings", {"first_delay": 1.0}),
 )
 DEADLINES: dict[str, Any] = {
