@@ -18,6 +18,7 @@ import random
 import statistics
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -239,12 +240,17 @@ def main() -> None:
     parser.add_argument("--lanes", type=int, default=2, help="data folders at once, each with a server of its own")
     options = Options(**vars(parser.parse_args()))
     tally, began = Tally(), time.monotonic()
-    asyncio.run(campaign(options, tally))
+    broken = ""
+    try:
+        asyncio.run(campaign(options, tally))
+    except (Exception, KeyboardInterrupt) as error:  # what was done until then is worth telling  # noqa: BLE001
+        traceback.print_exc()
+        broken = type(error).__name__
     for line in [*tally.findings.shown(), *tally.surprises[:20]]:
         print(line)
     print("not reached in time:", dict(tally.missed.most_common(20)))
-    print(json.dumps(tally.told(began)))
-    if tally.findings.found:
+    print(json.dumps(tally.told(began) | ({"broken_off": broken} if broken else {})))
+    if tally.findings.found or broken:
         raise SystemExit(1)
 
 

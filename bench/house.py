@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -24,7 +25,9 @@ from bench.traffic import Died
 
 ROOT = Path(__file__).resolve().parent.parent
 LEASE = 2.0  # seconds: how long a killed server's jobs wait for the next one
-PATIENCE = 60.0  # seconds for a server to start, on a busy machine
+STEP = 5.0  # seconds
+STEPS = 24  # that are waited for a server. Counted, so that a campaign that was suspended itself goes on
+LOOKS = 1200  # at what is left to do, 0.05 s apart
 
 
 @dataclass
@@ -53,6 +56,7 @@ class House:
         self._log = log or Path(os.devnull)
         self._parent: asyncio.subprocess.Process | None = None
         self._begun = 0.0
+        self._life: Life | None = None
         self._waiter: asyncio.Task[None] | None = None
 
     async def start(self, order: Order) -> Life:
@@ -67,7 +71,7 @@ class House:
         begun = self._begun if self._cold else time.monotonic()
         parent.stdin.write(order.line().encode())
         await parent.stdin.drain()
-        life = Life(int((await self._heard())["started"]), begun)
+        life = self._life = Life(int((await self._heard())["started"]), begun)
         told = await self._heard()
         if "failed" in told:
             raise RuntimeError(f"the server did not start: {told['failed']}")
@@ -103,17 +107,27 @@ class House:
             )
         await self._heard()
 
-    async def _heard(self, patience: float | None = PATIENCE) -> dict[str, Any]:
+    async def _heard(self, steps: int | None = STEPS) -> dict[str, Any]:
         assert self._parent is not None
         assert self._parent.stdout is not None
-        async with asyncio.timeout(patience):
-            line = await self._parent.stdout.readline()
+        line = b""
+        for number in itertools.count(1):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STEP):
+                    line = await self._parent.stdout.readline()
+                break
+            if number == steps:
+                raise RuntimeError(f"a server says nothing; see {self._log}")
         if not line:
             raise RuntimeError(f"the servers' parent died; see {self._log}")
         heard: dict[str, Any] = json.loads(line)
         return heard
 
     async def aclose(self) -> None:
+        if self._life is not None:
+            self._life.kill()
+        if self._waiter is not None:
+            self._waiter.cancel()
         if self._parent is not None and self._parent.stdin is not None:
             self._parent.stdin.close()
             with suppress(TimeoutError):
@@ -152,7 +166,7 @@ async def furnished(
 @asynccontextmanager
 async def reached(life: Life) -> AsyncIterator[httpx.AsyncClient]:
     """A client of this server."""
-    async with httpx.AsyncClient(base_url=life.address, timeout=60, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=life.address, timeout=None, trust_env=False) as client:
         yield client
 
 
@@ -175,13 +189,20 @@ async def until_dead(life: Life, work: Callable[[], Awaitable[None]], patience: 
     return True
 
 
-async def drained(life: Life, client: httpx.AsyncClient, patience: float = 60.0) -> dict[str, Any]:
-    """Until no job waits or runs; the server's status then, or when patience is out."""
-    ends = time.monotonic() + patience
-    while True:
-        status: dict[str, Any] = (await client.get("/api/status")).json()
-        if not status["waiting"] and not status["running"]:
-            return status
-        if time.monotonic() > ends or life.dead.is_set():
-            return status
+async def drained(life: Life, client: httpx.AsyncClient) -> None:
+    """Until no job waits or runs, or it has been looked at often enough."""
+    for _ in range(LOOKS):
+        status = (await client.get("/api/status")).json()
+        if life.dead.is_set() or (not status["waiting"] and not status["running"]):
+            return
         await asyncio.sleep(0.05)
+
+
+async def died(life: Life) -> None:
+    """Wait for the end of a server that was told to end."""
+    for _ in range(STEPS):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STEP):
+                await life.dead.wait()
+            return
+    raise RuntimeError("a server does not end")

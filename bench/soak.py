@@ -28,7 +28,7 @@ from typing import Any
 from afterword.testing import FakeOpenAI
 from bench import traffic
 from bench.crash_server import Order
-from bench.house import House, Life, furnished, reached
+from bench.house import House, Life, died, furnished, reached
 from bench.judge import Judge
 from bench.ledger_check import Findings, compare, examine, opened
 from bench.told import Told
@@ -198,8 +198,7 @@ class Soak:
         self.record.stops += stop
         self.record.kills += not stop
         life.kill(signal.SIGTERM if stop else signal.SIGKILL)
-        async with asyncio.timeout(30):
-            await life.dead.wait()
+        await died(life)
 
     async def _be(self, client: Client) -> None:
         """A person: what was cut off first, then anything."""
@@ -255,7 +254,7 @@ class Soak:
             await judge.compare_searches(self.record.findings)
             await judge.look_for_text(self.record.findings)
         life.kill()
-        await life.dead.wait()
+        await died(life)
         self.record.given_up, self.record.searched = judge.given_up, judge.searched
         with opened(self._folder / "ledger.db") as book:
             examine(book, self.record.findings, rest=True)
