@@ -35,6 +35,7 @@ from bench.told import Told
 from bench.traffic import Client, Died
 
 PEOPLE = 6
+STILL = 10.0  # seconds of silence that no load explains
 WARM = 30.0  # seconds of a life that don't count for its growth
 KILLED = 2 / 3  # of the time: after that no more kills
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -97,6 +98,7 @@ class Record:
     given_up: int = 0
     searched: int = 0
     doings: int = 0
+    suspended: float = 0.0  # seconds in which the campaign itself was stopped: they don't count
     faults: Counter[str] = field(default_factory=Counter)
     lives: list[list[Sample]] = field(default_factory=list)
 
@@ -143,13 +145,13 @@ class Soak:
 
     @property
     def _left(self) -> float:
-        return self._began + self._seconds - time.monotonic()
+        return self._began + self._seconds + self.record.suspended - time.monotonic()
 
     async def run(self) -> None:
         """Everything, for as long as it was asked for; then the reckoning."""
         life = await self._start()
         self._began = time.monotonic()
-        beside = [asyncio.create_task(self._break()), asyncio.create_task(self._look())]
+        beside = [asyncio.create_task(part()) for part in (self._break, self._look, self._tick)]
         try:
             while not any(task.done() for task in beside):  # one that is done has failed: said below
                 await self._live(life)
@@ -209,6 +211,14 @@ class Soak:
                 await doing(client)
                 self.record.doings += 1
                 await asyncio.sleep(self._rng.uniform(*self._pace.pause))
+
+    async def _tick(self) -> None:
+        """Notice that everything stood still."""
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(1)
+            late = time.monotonic() - before - 1
+            self.record.suspended += late if late > STILL else 0.0
 
     async def _break(self) -> None:
         """One fault after another, each healed before the next."""
@@ -283,6 +293,7 @@ def told(soaked: Soak, minutes: float) -> dict[str, Any]:
     counts = record.findings.counts()
     return {
         "minutes": minutes,
+        "suspended_seconds": round(record.suspended),
         "kills": record.kills,
         "stops": record.stops,
         "faults": sum(record.faults.values()),
