@@ -37,6 +37,9 @@ async def struck(folder: Path, point: str, nth: int = 1, *, user: str = "ann") -
     seen: list[Any] = []
 
     def look() -> None:
+        if not (folder / "ledger.db").exists():  # it is put in its place when it is whole
+            seen.append(None)
+            return
         ledger = sqlite3.connect(f"file:{folder / 'ledger.db'}?mode=ro", uri=True)
         tables = {name for (name,) in ledger.execute("SELECT name FROM sqlite_master")}
         seen.append(ledger.execute(SEEN).fetchone() if "chat" in tables else None)
