@@ -210,8 +210,8 @@ def _erased(book: Book, scope: int | None, person: Person, found: Findings) -> N
 def text_left(folder: Path, told: Told, found: Findings) -> None:
     """Words that only resets took away stand in no file of the ledger any more."""
     files = {path.name: path.read_bytes() for path in folder.glob("ledger.db*") if not path.name.endswith("-shm")}
-    for person in told.people.values():
-        for word in person.gone:
-            for name, content in files.items():
-                if word.encode() in content:
-                    found.add("back", f"{word} of {person.user} stands in {name}")
+    gone = [(person.user, word) for person in told.people.values() for word in sorted(person.gone)]
+    for name, content in files.items():
+        for user, word in gone:
+            if word.encode() in content:
+                found.add("back", f"{word} of {user} stands in {name}")
