@@ -363,10 +363,10 @@ def test_a_decider_that_asks_the_fake_is_told_what_was_said() -> None:
     turns = [turn("user", "I moved to Oslo."), turn("assistant", "Nice."), turn("user", "Is it cold?")]
     question = remember_question([], turns, Policy())
     entries = json.loads(answer_json(question.schema, question.parts[-1].text))["entries"]
-    assert entries == [
-        {"turns": [1], "kind": "personal_fact", "record": "The user said: “I moved to Oslo.”"},
-        {"turns": [3], "kind": "general_question", "record": ""},
-    ]
+    assert entries == {
+        "#1 the user: I moved to Oslo.": {"kind": "personal_fact", "record": "The user said: “I moved to Oslo.”"},
+        "#3 the user: Is it cold?": {"kind": "general_question", "record": ""},
+    }
 
 
 def turn(role: Role, text: str) -> Turn:

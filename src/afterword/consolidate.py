@@ -19,7 +19,6 @@ from afterword.prompts import consolidate_question
 from afterword.records import Filters, MemoryRecord
 from afterword.remember import says_the_same
 from afterword.slips import slip
-from afterword.talk import TOLD
 from afterword.texts import content_words
 from afterword.topics import lasting, subject, subjects, topics
 
@@ -159,7 +158,7 @@ def _objection(
     wrong = slip(wanted.text, evidence, "", [])
     if wrong:
         return f"left: {wrong}"
-    if not grounded(wanted.text, before + evidence, least=TOLD):
+    if not grounded(wanted.text, before + evidence):
         return "left: the episodes do not say so"
     invented = invented_details(wanted.text, before + evidence)
     if invented:

@@ -41,6 +41,13 @@ _LASTS = re.compile(
 )
 
 
+_CHANGES = re.compile(
+    r"\b(?:moved to|became|married|divorced|engaged|retired|graduated|adopted|was born|quit|gave up|started (?:work|a job|as)|"
+    r"no longer|used to)\b|搬[到去家]|结婚|离婚|订婚|退休|毕业|辞职|不再|出生",
+    re.IGNORECASE,
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Topic:
     """Episodes about one thing, and the fact that is known of it: numbers from 1; `fact` is 0 where none is."""
@@ -50,9 +57,12 @@ class Topic:
 
 
 def lasting(text: str) -> bool:
-    """Whether it has the form of something that stays so: neither a day nor a mood, but what is, has, likes, wants."""
+    """Whether it has the form of something that stays so: neither a day nor a mood, but what is, has, likes, wants.
+
+    What changes how somebody lives (moved, married, quit) lasts, on whatever day it was.
+    """
     plain = own_words(text)
-    return bool(_LASTS.search(plain)) and not _ONCE.search(plain)
+    return bool(_CHANGES.search(plain)) or (bool(_LASTS.search(plain)) and not _ONCE.search(plain))
 
 
 def topics(episodes: Sequence[MemoryRecord], facts: Sequence[MemoryRecord]) -> list[Topic]:

@@ -9,10 +9,9 @@ from typing import Any
 
 _CJK = re.compile(r"[\u3400-\u9fff]")
 _PIECE = re.compile(r"[\u3040-\u9fff]{1,4}|[^\s\u3040-\u9fff]+\s*|\s+")
-_NUMBERED = re.compile(r"#(?P<number>\d+) (?:.*? · (?P<who>[^:：]+)|[^:：]*)[:：] ?(?P<text>.+)")
+_TOLD = re.compile(r"(?:#(?P<number>\d+)|-) ?[^:：]*[:：] ?(?P<text>.+)")  # `#1 Ann: I left`, `- 3 May 2026: Ann left`
 _TEXT_NAMES = frozenset({"text", "record", "memory", "fact", "statement", "content", "new_text"})
 _FAVOURED = ("personal_fact", "add")
-_MACHINES = ("assistant", "助手")
 _FORMATS = {"date": "2026-05-03", "date-time": "2026-05-03T09:00:00Z"}
 
 
@@ -32,32 +31,47 @@ def pieces(text: str) -> list[str]:
 def answer_json(schema: Mapping[str, Any], asked: str) -> str:
     """What a decider's question (`afterword.prompts`) is answered with: valid, and about what it was asked.
 
-    Each numbered turn of a person becomes a personal fact that quotes it (or a question, where it is one), each
-    numbered episode a fact. Any other schema gets its `instance`, with the last line of the question as text.
+    Each turn that is asked about becomes a personal fact that quotes it (or a question, where it is one), each topic the
+    fact that its last episode tells. Any other schema gets its `instance`, with the last line of the question as text.
     """
     made = instance(schema, (asked.strip().splitlines() or ["Something was said."])[-1])
-    lines = [match for match in map(_NUMBERED.match, _last_part(asked)) if match and match["who"] not in _MACHINES]
-    if isinstance(made, dict) and "entries" in made:
-        made["entries"] = [_entry(int(line["number"]), line["text"]) for line in lines]
-    elif isinstance(made, dict) and "changes" in made:
-        made["changes"] = [
-            {"action": "add", "fact": 0, "text": line["text"][:320], "episodes": [int(line["number"])]}
-            for line in lines
-        ]
+    if isinstance(made, dict) and isinstance(made.get("entries"), dict):
+        told = _told(asked, "NEW", "ENTRIES")
+        made["entries"] = {name: _entry(told.get(_number(name), "")) for name in made["entries"]}
+    elif isinstance(made, dict) and isinstance(made.get("changes"), dict):
+        told = _told(asked, "TOPICS", "")
+        made["changes"] = {
+            name: {"action": "add", "fact": told.get(_number(name), "")[:320]} for name in made["changes"]
+        }
     return json.dumps(made, ensure_ascii=False)
 
 
-def _last_part(asked: str) -> list[str]:
+def _number(name: str) -> int:
+    found = re.match(r"#(\d+)", name)
+    return int(found[1]) if found else 0
+
+
+def _told(asked: str, head: str, end: str) -> dict[int, str]:
+    """What each number tells, of the lines between these two: a turn stands beside its number, an episode below it."""
     lines = asked.splitlines()
-    heads = [place for place, line in enumerate(lines) if line.isupper() and line.isalpha()]
-    return lines[heads[-1] + 1 :] if heads else lines
+    first = lines.index(head) + 1 if head in lines else 0
+    last = lines.index(end) if end in lines else len(lines)
+    told: dict[int, str] = {}
+    for line in lines[first:last]:
+        number = _number(line) or max(told, default=0)
+        found = _TOLD.match(line)
+        if line.startswith("#"):
+            told[number] = found["text"] if found and " known: " not in line else ""
+        elif found and line.startswith("- "):
+            told[number] = found["text"]
+    return told
 
 
-def _entry(number: int, text: str) -> dict[str, Any]:
+def _entry(text: str) -> dict[str, Any]:
     question = text.rstrip().endswith(("?", "？"))
     kind = "general_question" if question else "personal_fact"
     told = f"用户说：“{text[:300]}”" if _CJK.search(text) else f"The user said: “{text[:300]}”"
-    return {"turns": [number], "kind": kind, "record": "" if question else told}
+    return {"kind": kind, "record": "" if question else told}
 
 
 def instance(schema: Mapping[str, Any], text: str) -> Any:
