@@ -119,6 +119,25 @@ async def test_small_talk_brings_nothing_and_an_unknown_thing_is_said_to_be_unkn
     assert "Harlingen" in await memory.context("Where is my boat?", "ann")
 
 
+async def test_of_a_person_who_told_little_a_question_is_answered_from_that(opened: OpenMemory) -> None:
+    memory = await opened()
+    await memory.add_turns(said("a", "I'm a locksmith in Utrecht.", "My sister Marit skates."), "ann")
+    assert "locksmith" in await memory.context("What do I do for a living?", "ann")
+    assert "skates" in await memory.context("Which sports does my sister like?", "ann")
+    assert "(nothing about this)" in await memory.context("How does a transistor amplify?", "ann")
+    assert await memory.context("lol, how are you?", "ann") == ""
+
+
+async def test_what_is_asked_at_the_end_of_a_long_message_is_what_counts(opened: OpenMemory) -> None:
+    memory = await opened()
+    filler = [f"The tram number {n} was late near the old market hall again." for n in range(30)]
+    await memory.add_turns(said("a", *filler, "我舅妈在深圳当校长。"), "ann")
+    long = (
+        "今天阳光灿烂，公园里樱花盛开，孩子们追逐嬉戏，老人们下棋喝茶，真是惬意。" * 4 + "对了，我舅妈在哪个城市工作？"
+    )
+    assert "深圳" in await memory.context(long, "ann")
+
+
 async def test_what_was_just_said_is_given_before_its_vector_is_made(opened: OpenMemory) -> None:
     embedder = HashingEmbedder()
     memory = await opened(embedder=embedder)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from afterword.decisions import names_in
+from afterword.questions import asks
 from afterword.smalltalk import asks_for_memory, asks_of_oneself, is_small_talk, telling_words
-from afterword.texts import content_words
+from afterword.texts import content_words, sentences
 from afterword.tokens import tokens
 
 if TYPE_CHECKING:
@@ -34,8 +35,10 @@ ONE_WORD = 0.5  # of the telling words, where a record says only one of them
 ONE_WORD_OF_ONESELF = 0.25  # the same where they ask about themselves: that is what a memory is for
 MANY = 8  # telling words: of a longer message no record says the same share
 TWO_WORDS = 0.3  # where it says two or more
+FEW = 20  # records of a user below which a question is let through more easily: there is little to be mistaken in
 LOOKED_AT = 30  # best hits: what fits, if anything does, is among them
 LONG = 4_000  # characters of a hit that are looked at
+SENTENCES = 20  # of a message, its last: what is asked about a long paste stands at its end
 SHORT = 300  # characters of a text in which the characters of a word stand together by no chance
 
 
@@ -50,17 +53,33 @@ def fitting(query: str, recalled: Recalled) -> tuple[Hit, ...]:
 
 def _fits(query: str, recalled: Recalled) -> bool:
     oneself = asks_of_oneself(query)
-    wanted = frozenset(word for word in telling_words(query) if not word.isdecimal())
-    wanted = wanted or (content_words(query) if oneself else wanted)
     telling = [hit for hit in recalled.hits[:LOOKED_AT] if len(hit.text) > SHORT or not is_small_talk(hit.text)]
     near = {hit.ref: nearness(recalled.legs.get(hit.ref, {})) for hit in telling}
     meant = max(near.values(), default=-1.0)
     cone = any(recalled.legs.get(hit.ref, {}).get("dense_mean", 0.0) >= ONE_CONE for hit in telling[:1])
     if meant >= (NEAR if cone else NEAR_ANY_WAY) or (oneself and meant >= (NOT_FAR if cone else NEAR)):
         return True
-    named = frozenset(name.lower() for name in _CAPITALISED.findall(query) if wanted.intersection(tokens(name)))
+    if asks(query) and _few(recalled) and (oneself or _touches(query, telling)):
+        return True
     able = [hit for hit in telling if not (cone and 0 <= near[hit.ref] < NOT_FAR)]  # or its vector is still to come
-    return any(_says(wanted, _told(hit), oneself=oneself) or _names(named, hit) for hit in able)
+    return any(_fits_by_words(part, able, oneself=oneself) for part in sentences(query)[-SENTENCES:])
+
+
+def _few(recalled: Recalled) -> bool:
+    return any(legs.get("records", FEW) < FEW for legs in recalled.legs.values())
+
+
+def _touches(query: str, hits: Sequence[Hit]) -> bool:
+    """Whether any record says a single one of the telling words."""
+    wanted = telling_words(query)
+    return any(word in frozenset(tokens(text)) or _spelt(word, text, 1) for text in map(_told, hits) for word in wanted)
+
+
+def _fits_by_words(part: str, hits: Sequence[Hit], *, oneself: bool) -> bool:
+    """A sentence of the message against each record: what a long message asks stands in one of its sentences."""
+    wanted = telling_words(part) or (content_words(part) if oneself else frozenset())
+    named = frozenset(name.lower() for name in _CAPITALISED.findall(part) if wanted.intersection(tokens(name)))
+    return any(_says(wanted, _told(hit), oneself=oneself) or _names(named, hit) for hit in hits)
 
 
 def _told(hit: Hit) -> str:
@@ -74,9 +93,11 @@ def _names(named: frozenset[str], hit: Hit) -> bool:
 
 def _says(wanted: frozenset[str], text: str, *, oneself: bool) -> bool:
     words = frozenset(tokens(text))
-    same = sum(word in words or _spelt(word, text, 1 if oneself else 2) for word in wanted)
-    least = TWO_WORDS if same > 1 else ONE_WORD_OF_ONESELF if oneself else ONE_WORD
-    return same > 0 and same / min(len(wanted), MANY) >= least
+    same = [word for word in wanted if word in words or _spelt(word, text, 1 if oneself else 2)]
+    if all(word.isdecimal() for word in same):
+        return False
+    least = TWO_WORDS if len(same) > 1 else ONE_WORD_OF_ONESELF if oneself else ONE_WORD
+    return len(same) / min(len(wanted), MANY) >= least
 
 
 def _spelt(word: str, text: str, shortest: int) -> bool:

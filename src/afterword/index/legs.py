@@ -9,6 +9,7 @@
 | `dense` | cosine of the record's best window of text |
 | `dense_window` | mean of that and half of each neighbour's |
 | `dense_mean` | mean of all known cosines of records in the query's script (alike for all candidates) |
+| `records` | not a score: how many records there are (alike for all) |
 | `session` | not a score: which session of the user it belongs to (-1: none); candidates of one session share it |
 
 A memory stands where the turn stands that it rests on. A `dense` leg is left out for what has no vector yet.
@@ -27,7 +28,7 @@ from afterword.ports import Candidate, Query
 from afterword.records import Ref
 from afterword.tokens import script_of
 
-ENOUGH = 8  # records of a script whose mean says something
+ENOUGH = 20  # records whose mean says something
 LEADING = ("bm25", "bm25_window", "dense", "dense_window")  # legs that bring up candidates
 
 
@@ -57,6 +58,7 @@ def rows_of_legs(snapshot: Snapshot, query: Query, asked: Asked, cosines: Floats
         name: np.full(snapshot.size, value, np.float32) for name, value in zip(IDEALS, lexical.ideals, strict=True)
     }
     legs = {"bm25": lexical.bm25, "bm25_window": lexical.window, "bm25_session": lexical.session, **ideal}
+    legs["records"] = np.full(snapshot.size, counted.sum(), np.float32)
     if cosines is not None:
         known = np.where(counted, cosines, np.nan).astype(np.float32)
         legs |= dense_legs(snapshot, known) | background(snapshot, known, script_of(query.tokens))
@@ -214,12 +216,13 @@ def dense_legs(snapshot: Snapshot, cosines: Floats) -> dict[str, Floats]:
 def background(snapshot: Snapshot, cosines: Floats, script: int) -> dict[str, Floats]:
     """How near the query is to this user's records in general: what a near one stands out from.
 
-    Of those in its own script, where there are enough: models put all of a script nearer together.
+    Of those in its own script, where there are enough: models put all of a script nearer together. Of few records it
+    can't be told (NaN, so the leg is left out).
     """
     known = np.isfinite(cosines)
     own = known & (snapshot.script == script)
-    finite = cosines[own if own.sum() >= ENOUGH else known]
-    mean = float(finite.mean()) if len(finite) else 0.0
+    chosen = own if own.sum() >= ENOUGH else known
+    mean = float(cosines[chosen].mean()) if chosen.sum() >= ENOUGH else np.nan
     return {"dense_mean": np.full(snapshot.size, mean, np.float32)}
 
 
