@@ -15,8 +15,8 @@ from afterword.texts import estimate_tokens
 if TYPE_CHECKING:
     from afterword.ports import Entry
 
-SHORT = 100  # estimated tokens of a turn that is embedded together with the end of the one before
-BEFORE = 400  # bytes of that one
+SHORT = 100  # estimated tokens of a turn that is embedded together with the one before it
+BEFORE = 130  # of that one, at most
 SAME_TALK = timedelta(hours=6)
 
 _turn = schema.turn
@@ -97,8 +97,8 @@ def _text(conn: sa.Connection, scope_id: int, row: rows.Row) -> str:
 
 
 def _turn_text(conn: sa.Connection, scope_id: int, record: str) -> str:
-    """A turn as it is embedded. A short one is understood with what the other said just before: "Yes, last May" by
-    itself is near to no question."""
+    """A turn as it is embedded. In a talk of short turns one is understood with what the other said just before: "Yes,
+    last May" by itself is near to no question. A long answer before it would drown it."""
     said = conn.execute(_said.where(_turn.c.scope_id == scope_id, _turn.c.id == record)).one()
     text = rows.embedded_text(said.role, said.speaker, said.text)
     if estimate_tokens(said.text) > SHORT:
@@ -107,14 +107,9 @@ def _turn_text(conn: sa.Connection, scope_id: int, record: str) -> str:
     before = conn.execute(_said.where(_turn.c.scope_id == scope_id, *place)).first()
     if before is None or (before.role, before.speaker) == (said.role, said.speaker):
         return text
-    if said.said_at - before.said_at > SAME_TALK:
+    if estimate_tokens(before.text) > BEFORE or said.said_at - before.said_at > SAME_TALK:
         return text
-    return f"{_ending(rows.labelled(before.speaker, before.text))}\n{text}"
-
-
-def _ending(text: str) -> str:
-    """Its last `BEFORE` bytes."""
-    return text.encode("utf-8", "replace")[-BEFORE:].decode("utf-8", "ignore")
+    return f"{rows.labelled(before.speaker, before.text)}\n{text}"
 
 
 def vector_counts(conn: sa.Connection, scope_id: int, model: str) -> tuple[int, int]:
