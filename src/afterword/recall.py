@@ -27,6 +27,8 @@ from afterword.records import Filters, Hit, MemoryRecord, Ref, Scope, Turn, hit_
 from afterword.tokens import tokens
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from afterword.ports import Candidate, Clock, Embedder, Index, Offload, Reads, Vector
 
 log = structlog.get_logger(__name__)
@@ -118,15 +120,7 @@ class Recall:
             return (), {}, ""
         state = await self._reads.state(scope)
         vector, missed = await self._embedded(text, state.model)
-        wanted = Query(
-            words,
-            vector,
-            state.model,
-            filters,
-            max(CANDIDATES, 2 * limit),
-            light=stop_words(tokens) - _PERSONS,
-            moments=named_moments(shortened(text, LONG_DATED), self._clock.now()),
-        )
+        wanted = query_for(text, words, vector, state.model, filters, max(CANDIDATES, 2 * limit), self._clock.now())
         found, missed = await self._found(scope, wanted, missed)
         ranked, fused_refs = await self._ranked(scope, text, found, limit, filters)
         hits = tuple(_hit(one, fused_refs[one.item.ref]) for one in ranked[:limit])
@@ -194,6 +188,21 @@ class Recall:
             for reply, receipt in zip(made, receipts, strict=True)
             if receipt is not None
         }
+
+
+def query_for(
+    text: str,
+    words: tuple[str, ...],
+    vector: Vector | None,
+    model: str | None,
+    filters: Filters,
+    limit: int,
+    now: datetime,
+) -> Query:
+    """What an index is asked: beside words and vector, which of the words say little and which dates are named."""
+    light = stop_words(tokens) - _PERSONS
+    moments = named_moments(shortened(text, LONG_DATED), now)
+    return Query(words, vector, model, filters, limit, light=light, moments=moments)
 
 
 def shortened(text: str, limit: int) -> str:
