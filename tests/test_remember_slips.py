@@ -167,3 +167,16 @@ async def test_an_answer_that_is_found_to_be_small_talk_is_left_even_with_a_reco
     plan = await STEP.decide(JOB, desk(people_talk(talk), llm=llm))
     assert inserts(plan) == []
     assert plan.decision["entries"][0]["note"] == "not kept"
+
+
+async def test_a_date_that_was_said_of_something_else_is_not_borrowed() -> None:
+    talk = [
+        ("Mira", "I signed up for a pottery class yesterday."),
+        ("Jo", "What did you make there?"),
+        ("Mira", "I made this bowl in my class."),
+    ]
+    record = "Mira made this bowl in her pottery class on 2 May 2026."
+    llm = ScriptedLLM(answers=[entries(([3], "personal_fact", record))])
+    texts = [one.text for one in inserts(await STEP.decide(JOB, desk(people_talk(talk), llm=llm)))]
+    assert "Mira said on 3 May 2026: I made this bowl in my class." in texts
+    assert record not in texts

@@ -57,4 +57,7 @@ def test_who_talks_alone_need_not_be_named(text: str, said: str) -> None:
 def test_dates_told_twice_are_told_once() -> None:
     assert tidied("She teaches since May 2026 [May 2026].") == "She teaches since May 2026."
     assert tidied("She moved in 2020 in 2020.") == "She moved in 2020."
+    assert tidied("She goes to a fair in July 2026 on July 2026.") == "She goes to a fair in July 2026."
+    assert tidied("She sang on 3 July 2026, on 3 July 2026.") == "She sang on 3 July 2026."
+    assert tidied("They met on July 2026.") == "They met in July 2026."
     assert tidied("She painted it last year [2022].") == "She painted it last year [2022]."

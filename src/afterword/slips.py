@@ -25,11 +25,16 @@ _WISHED = re.compile(
 )
 _TWICE = re.compile(r"(?P<said>\b[\w ]{4,40}?) \[(?P=said)\]", re.IGNORECASE)
 _AGAIN = re.compile(r"\b(?P<said>(?:in|on|of|at) (?:\w+ ){0,3}?\d{4})(?: (?P=said))+\b", re.IGNORECASE)
+_MONTH = r"(?:January|February|March|April|May|June|July|August|September|October|November|December) \d{4}"
+_ANEW = re.compile(rf"(?P<first>\b(?:in|on|of) (?P<date>(?:\d{{1,2}} )?{_MONTH})),? (?:in|on|of) (?P=date)\b")
+_ON_MONTH = re.compile(rf"\bon (?={_MONTH})")
 
 
 def tidied(text: str) -> str:
-    """Dates that are told twice are told once: `in May 2026 [May 2026]`, `in 2020 in 2020`."""
-    return _AGAIN.sub(lambda found: found["said"], _TWICE.sub(lambda found: found["said"], text)).strip()
+    """Dates that are told twice are told once: `in May 2026 [May 2026]`, `in 2020 in 2020`, `in May 2026 on May 2026`."""
+    text = _TWICE.sub(lambda found: found["said"], text)
+    text = _AGAIN.sub(lambda found: found["said"], text)
+    return _ON_MONTH.sub("in ", _ANEW.sub(lambda found: found["first"], text)).strip()
 
 
 def slip(text: str, said: str, speaker: str, people: Sequence[str]) -> str:

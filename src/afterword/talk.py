@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from afterword import rules
-from afterword.decisions import grounded, invented_details, names_in, numbers_in
+from afterword.decisions import dates_in, grounded, invented_details, names_in, numbers_in
 from afterword.prompts import is_person, said_by
 from afterword.slips import slip
 from afterword.texts import content_words, joined, language_of, sentences, share
@@ -130,11 +130,12 @@ def _left_out(text: str, own: str, people: Sequence[str]) -> list[str]:
 def _rests_on(text: str, turn: Turn, talk: Talk) -> bool:
     """Grounded in its turn; what that answers or goes on from may add to it, names and numbers from all said before.
 
+    A whole date is of its own turn or of the question: a date that was said of something else is a small model's slip.
     Where people talk with each other a turn goes on from the other's only if that asked something.
     """
     known = talk.upto(turn)
     people = " ".join({said_by(one, "en") for one in known})
-    said = f"{rules.record_text(turn, _PICTURE.sub('', talk.own(turn)), whole=True)} {said_by(turn, 'en')}"
+    said = _evidence_of(_PICTURE.sub("", talk.own(turn)), turn)
     around = "\n".join(_evidence(one) for one in known)
     persons = "\n".join(_evidence(one) for one in known if is_person(one))  # an assistant is no evidence
     question = talk.question_to(turn)
@@ -142,9 +143,14 @@ def _rests_on(text: str, turn: Turn, talk: Talk) -> bool:
     answers = goes_on and grounded(text, said, least=ANSWERED, people=people)
     if not answers or not grounded(text, f"{persons}\n{question}", least=AROUND, people=people):
         answers = grounded(text, said, least=TOLD, people=people)
-    return bool(answers) and not invented_details(text, around)
+    borrowed = dates_in(text) - dates_in(f"{said}\n{_evidence_of(question, turn)}")
+    return bool(answers) and not borrowed and not invented_details(text, around)
 
 
 def _evidence(turn: Turn) -> str:
     """The turn as the prompt showed it: with its date, its speaker and its times worked out."""
-    return f"{rules.record_text(turn, turn.text, whole=True)} {said_by(turn, 'en')}"
+    return _evidence_of(turn.text, turn)
+
+
+def _evidence_of(text: str, turn: Turn) -> str:
+    return f"{rules.record_text(turn, text, whole=True)} {said_by(turn, 'en')}"
