@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from afterword.plan import Plan
 from afterword.records import (
+    BIGGEST,
     Chat,
     Filters,
     Job,
@@ -84,6 +85,11 @@ class JobFilter:
     chat_id: str | None = None
     limit: int = 100
     before: int | None = None  # ids below this one, for paging
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "limit", min(self.limit, BIGGEST))
+        if self.before is not None:
+            object.__setattr__(self, "before", max(-BIGGEST, min(self.before, BIGGEST)))
 
 
 @dataclass(frozen=True, slots=True)

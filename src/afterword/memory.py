@@ -14,6 +14,7 @@ from afterword.errors import InvalidInput, NotFound
 from afterword.plan import Erase, Plan, Revise
 from afterword.ports import Decision, JobFilter
 from afterword.records import (
+    BIGGEST,
     Chat,
     Filters,
     Hit,
@@ -271,6 +272,7 @@ class AsyncMemory:
         self, user_id: str, filters: Filters | None = None, limit: int = 100, offset: int = 0
     ) -> list[MemoryRecord]:
         """Current memories, newest first."""
+        limit, offset = min(limit, BIGGEST), min(offset, BIGGEST)
         return await self.ledger.memories(self.scope(user_id), filters or Filters(), limit=limit, offset=offset)
 
     async def update(self, memory_id: str, text: str, user_id: str) -> MemoryRecord:
@@ -309,7 +311,7 @@ class AsyncMemory:
 
     async def decisions(self, user_id: str, job_id: int) -> list[Decision]:
         """What a job decided: why something was written, or not."""
-        return await self.ledger.decisions(self.scope(user_id), job_id)
+        return await self.ledger.decisions(self.scope(user_id), job_id) if 0 < job_id <= BIGGEST else []
 
     # ── jobs, runs, state ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -334,6 +336,8 @@ class AsyncMemory:
         return ended
 
     async def _own_job(self, job_id: int, user_id: str | None) -> None:
+        if not 0 < job_id <= BIGGEST:
+            raise NotFound(f"no job {job_id}")
         job = await self.ledger.job(job_id)
         if user_id is not None and job.scope != self.scope(user_id):
             raise NotFound(f"no job {job_id} of this user")

@@ -23,6 +23,9 @@ Json = Mapping[str, Any]
 
 ID_LIMIT = 200
 TEXT_LIMIT = 100_000
+METADATA_LIMIT = 10_000  # characters, as JSON
+OFFSET_LIMIT = 1080  # minutes; no clock on earth is further from UTC
+BIGGEST = 2**63 - 1  # that every database holds
 
 
 def checked_id(value: str, name: str) -> str:
@@ -105,6 +108,10 @@ class NewTurn:
             raise InvalidInput(f"role is {self.role!r}: give 'user' or 'assistant'")
         if self.said_at is not None and self.said_at.tzinfo is None:
             raise InvalidInput("said_at has no time zone: give an aware datetime, or ISO text with an offset")
+        if self.said_at is not None and not 2 <= self.said_at.year <= 9998:  # a day at the edge has no yesterday
+            raise InvalidInput(f"said_at is {self.said_at}: give a time between the years 1 and 9999")
+        if self.utc_offset is not None and not -OFFSET_LIMIT <= self.utc_offset <= OFFSET_LIMIT:
+            raise InvalidInput(f"utc_offset is {self.utc_offset}: give minutes east of UTC, at most {OFFSET_LIMIT}")
         object.__setattr__(self, "text", checked_text(self.text))
 
 

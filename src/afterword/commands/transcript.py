@@ -22,7 +22,7 @@ from afterword.commands.talk import aware
 from afterword.commands.work import Bar
 from afterword.errors import InvalidInput, QueueFull
 from afterword.limits import SOONEST
-from afterword.records import NewTurn
+from afterword.records import METADATA_LIMIT, NewTurn
 
 if TYPE_CHECKING:
     from afterword.memory import AsyncMemory
@@ -32,6 +32,15 @@ if TYPE_CHECKING:
 FIELDS = ("chat_id", "role", "speaker", "text", "said_at", "turn_id", "utc_offset", "metadata")
 BATCH = 500
 BAD_SHOWN = 20
+LINE_LIMIT = 1_000_000  # bytes
+LINES_LIMIT = 1_000_000
+PACKED = (
+    (b"\x1f\x8b", "gzip"),
+    (b"PK\x03\x04", "zip"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"BZh", "bzip2"),
+    (b"\xfd7z", "xz"),
+)
 
 
 @dataclass
@@ -106,15 +115,34 @@ def read_transcript(path: Path, settings: Settings) -> Transcript:
     """Read and check a file. Raises `InvalidInput` when it can't be opened."""
     transcript = Transcript()
     seen: dict[str, int] = {}
+    _check_kind(path)
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(iter(lambda: file.readline(LINE_LIMIT + 1), b""), 1):
+                _check_line(path, number, line, transcript)
                 if line.strip():
                     _read_line(number, line, seen, settings, transcript)
     except OSError as error:
         raise InvalidInput(f"{path} can't be read: {error.strerror}; name a JSON Lines file") from error
     transcript.turns = list(_in_order(transcript.turns))
     return transcript
+
+
+def _check_kind(path: Path) -> None:
+    """Raises `InvalidInput` for what is no file: a device gives lines without end."""
+    if path.exists() and not path.is_file() and not path.is_fifo():
+        raise InvalidInput(f"{path} is no file: name a JSON Lines file")
+
+
+def _check_line(path: Path, number: int, line: bytes, transcript: Transcript) -> None:
+    """Raises `InvalidInput` for a file that can't be a transcript, or is too large to be held at once."""
+    kind = next((kind for mark, kind in PACKED if number == 1 and line.startswith(mark)), "")
+    if kind:
+        raise InvalidInput(f"{path} is compressed ({kind}): unpack it first")
+    if len(line) > LINE_LIMIT:
+        raise InvalidInput(f"line {number} of {path} is over {LINE_LIMIT // 1_000_000} MB: give one turn a line")
+    if len(transcript.turns) + len(transcript.bad) >= LINES_LIMIT:
+        raise InvalidInput(f"{path} has over {LINES_LIMIT:,} lines: split it, and import one part after the other")
 
 
 def _read_line(number: int, line: bytes, seen: dict[str, int], settings: Settings, transcript: Transcript) -> None:
@@ -135,6 +163,8 @@ def _object(line: bytes) -> dict[str, Any]:
         found = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise InvalidInput("not UTF-8 text") from None
+    except RecursionError:
+        raise InvalidInput("not JSON (nested too deeply)") from None
     except ValueError as error:
         raise InvalidInput(f"not JSON ({error})") from None
     if not isinstance(found, dict):
@@ -151,6 +181,9 @@ def _turn(found: dict[str, Any], settings: Settings) -> NewTurn:
     metadata = found.get("metadata") or {}
     if not isinstance(metadata, dict):
         raise InvalidInput("metadata must be an object")
+    size = len(json.dumps(metadata)) if metadata else 0
+    if size > METADATA_LIMIT:
+        raise InvalidInput(f"metadata has {size:,} characters as JSON: give at most {METADATA_LIMIT:,}")
     said_at = _moment(found.get("said_at"), settings)
     offset = found.get("utc_offset")
     if offset is None and said_at is not None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from afterword.records import ID_LIMIT, TEXT_LIMIT, Filters, Hit, Kind, NewTurn, Receipt, Ref, Role
+from afterword.records import ID_LIMIT, OFFSET_LIMIT, TEXT_LIMIT, Filters, Hit, Kind, NewTurn, Receipt, Ref, Role
 
 Id = Annotated[str, Field(min_length=1, max_length=ID_LIMIT)]
 Text = Annotated[str, Field(min_length=1, max_length=TEXT_LIMIT)]
@@ -32,7 +32,7 @@ class ChatForm(UserForm):
     message: Text
     chat_id: Id = "default"
     turn_id: Id | None = None
-    utc_offset: int | None = Field(None, ge=-1080, le=1080)  # minutes east of UTC
+    utc_offset: int | None = Field(None, ge=-OFFSET_LIMIT, le=OFFSET_LIMIT)  # minutes east of UTC
     metadata: Metadata = {}
 
 
@@ -50,7 +50,7 @@ class TurnForm(Form):
     role: Role = "user"
     speaker: Id | None = None
     said_at: AwareDatetime | None = None
-    utc_offset: int | None = Field(None, ge=-1080, le=1080)
+    utc_offset: int | None = Field(None, ge=-OFFSET_LIMIT, le=OFFSET_LIMIT)
     turn_id: Id | None = None
     metadata: Metadata = {}
 

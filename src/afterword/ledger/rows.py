@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from afterword.errors import InvalidInput
 from afterword.ledger import schema
 from afterword.ports import Decision, Entry
-from afterword.records import Job, MemoryRecord, Receipt, ReceiptItem, Ref, Run, Scope, Turn
+from afterword.records import METADATA_LIMIT, Job, MemoryRecord, Receipt, ReceiptItem, Ref, Run, Scope, Turn
 from afterword.texts import opening
 
 if TYPE_CHECKING:
@@ -43,11 +43,16 @@ def checked_json(value: Mapping[str, Any], name: str) -> dict[str, Any]:
     if not value:
         return {}
     try:
-        copy = json.loads(json.dumps(dict(value), allow_nan=False))
+        text = json.dumps(dict(value), allow_nan=False)
+        copy = json.loads(text)
+    except RecursionError:
+        raise InvalidInput(f"{name} is nested too deeply: give a flat map") from None
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"{name} can't be kept as JSON ({error}): give plain text, numbers, lists, maps") from None
     if not isinstance(copy, dict):
         raise InvalidInput(f"{name} must be a map")
+    if name == "metadata" and len(text) > METADATA_LIMIT:
+        raise InvalidInput(f"metadata has {len(text):,} characters as JSON: give at most {METADATA_LIMIT:,}")
     return copy
 
 
