@@ -129,6 +129,14 @@ async def test_words_that_say_little_do_not_outweigh_the_one_that_matters(
     assert (await search.ids(question))[0] == told.id
 
 
+async def test_chinese_words_that_share_a_character_find_one_another(shelf: Shelf, index: ExactIndex) -> None:
+    search = Search(shelf, index)
+    for number, text in enumerate(("今天下雨", "她喜欢游泳", "晚饭吃面")):
+        shelf.say(text, chat=f"other-{number}")
+    told = shelf.say("小李去听了一场讲座", chat="told")
+    assert (await search.ids("那次演讲怎么样"))[0] == told.id
+
+
 async def test_a_hit_says_why_it_was_found(shelf: Shelf, search: Search) -> None:
     turn = shelf.say("My dog is called Rex", speaker="Ann", metadata={"mood": "good"})
     shelf.say("Unrelated talk")

@@ -11,7 +11,7 @@ import re
 import threading
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import rjieba
 import Stemmer
@@ -26,6 +26,7 @@ _HAN = "\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af
 # Vowel signs and accents that follow a letter belong to the word, but `\w` leaves them out.
 _MARKS = "\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0900-\u0dff\u0e30-\u0ebc"
 _LETTER = rf"[^\W_{_HAN}]"
+_HAN_WORD = re.compile(rf"[{_HAN}]")
 _RUN = re.compile(rf"(?P<han>[{_HAN}]+)|{_LETTER}(?:{_LETTER}|[{_MARKS}]|'(?={_LETTER}))*")
 
 
@@ -65,6 +66,15 @@ def script_of(words: Sequence[str]) -> int:
     for word in words[:LOOKED_AT]:
         seen[bisect_right(_SCRIPTS, word[0])] += 1
     return max(range(len(seen)), key=seen.__getitem__)
+
+
+def with_characters(words: Iterable[str]) -> Iterator[str]:
+    """The tokens, and behind each Chinese one of several characters these: 演讲 and 讲座 have one in common, and where
+    jieba cuts a word does not matter so much."""
+    for word in words:
+        yield word
+        if len(word) > 1 and _HAN_WORD.match(word):
+            yield from word
 
 
 def joined_tokens(texts: list[str]) -> list[str]:

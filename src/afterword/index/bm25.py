@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from afterword.tokens import with_characters
+
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
@@ -102,15 +104,20 @@ class PostingsBuilder:
     def add(self, tokens: Sequence[str]) -> int:
         """Count a record: how many passages it became (at least one, maybe empty)."""
         vocabulary = self._vocabulary
-        self._flat.extend([vocabulary[token] for token in tokens])
-        before, size = len(self._flat) - len(tokens), len(tokens)
-        parts = max(1, -(-size // PASSAGE))
-        self._ends.extend([before + min(size, PASSAGE * (part + 1)) for part in range(parts)])
+        parts = max(1, -(-len(tokens) // PASSAGE))
+        for start in range(0, parts * PASSAGE, PASSAGE):
+            passage = tokens[start : start + PASSAGE]
+            self._flat.extend([vocabulary[token] for token in with_characters(passage)])
+            self._ends.append(len(self._flat))
         return parts
 
     def asked(self, tokens: Sequence[str], light: Collection[str] = (), moments: Sequence[str] = ()) -> Asked:
         """A query's tokens, each once; those in `light` weigh little, `moments` count only where they are known."""
-        weights = {token: LIGHT if token in light else 1.0 for token in tokens}
+        weights: dict[str, float] = {}
+        for token in tokens:
+            for part in with_characters([token]):
+                weight = LIGHT if part in light or token in light else 1.0
+                weights[part] = max(weight, weights.get(part, 0.0))
         known = {number: weights[token] for token in weights if (number := self._vocabulary.get(token)) is not None}
         unknown = sum(weights.values()) - sum(known.values())
         known |= {number: 1.0 for token in moments if (number := self._vocabulary.get(token)) is not None}
