@@ -10,6 +10,8 @@ import pytest
 
 from afterword import lasting
 from afterword.errors import InvalidInput
+from afterword.interfaces.page.asked import Asked
+from afterword.interfaces.page.render_chat import why_html
 from afterword.ledger.reads import SqlReads
 from afterword.llms.quoting import QuotingLLM
 from afterword.memory import AsyncMemory
@@ -206,6 +208,10 @@ async def test_the_receipt_tells_neighbours_and_standing_facts_from_what_was_fou
     assert parts[Ref("hens-0", 1)] == {"beside"}
     assert parts[standing] == {"standing"}
     assert "words" in parts[Ref("hens-1", 1)]
+    shown = why_html(*found, Asked())
+    assert "stands beside one of these" in shown
+    assert "always comes along" in shown
+    assert "How many hens do you keep?" in shown
 
 
 async def test_small_talk_in_the_chat_has_an_empty_receipt(opened: OpenMemory) -> None:
