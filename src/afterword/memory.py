@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
 QUERY_LIMIT = 100_000
 BUDGET_LIMIT = 1_000_000
-CONTEXT_HITS = 100
-TOKENS_A_HIT = 20  # no more hits are asked for than could fit
+CONTEXT_HITS = 80
+TOKENS_A_HIT = 25  # no more hits are asked for than could fit
 
 
 class AsyncMemory:
