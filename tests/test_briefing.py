@@ -18,6 +18,7 @@ from afterword.memory import AsyncMemory
 from afterword.plan import Insert, Plan, Retire
 from afterword.records import NewTurn, Ref
 from afterword.testing import HashingEmbedder, ScriptedLLM
+from afterword.texts import prompt_tokens
 from tests.conftest import OpenMemory
 from tests.waiting import idle
 
@@ -154,6 +155,26 @@ async def test_what_was_just_said_is_given_before_its_vector_is_made(opened: Ope
     await idle(memory)
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "?!…",
+        "👍👍👍",
+        "a" * 100_000,
+        "Boat. " * 16_000,
+        "船" * 100_000,
+        "'; DROP TABLE turn; --",
+        "boat\u0000 mixed 船 лодка",
+    ],
+    ids=["punctuation", "emoji", "one word", "long", "Chinese", "SQL", "mixed"],
+)
+async def test_any_message_gets_an_answer_within_the_budget(opened: OpenMemory, query: str) -> None:
+    memory = await opened()
+    await memory.add_turns(said("a", "My boat lies in Harlingen.", "👍", "!!!"), "ann")
+    with anyio.fail_after(20):
+        assert prompt_tokens(await memory.context(query, "ann", 200)) <= 200
+
+
 async def test_what_was_superseded_is_marked_with_when(opened: OpenMemory) -> None:
     memory = await opened(llm=ScriptedLLM(answers=no_memories))
     await memory.add_turns(said("a", "hello"), "ann")
@@ -264,8 +285,9 @@ async def test_neighbours_that_can_not_be_read_in_time_cost_the_neighbours_only(
         await anyio.sleep_forever()
         return []
 
-    monkeypatch.setattr(SqlReads, "turns", never)
-    with anyio.fail_after(5):
+    await idle(memory)
+    with monkeypatch.context() as patched, anyio.fail_after(5):
+        patched.setattr(SqlReads, "turns", never)
         turn = await memory.turn("What stands at the allotment?", "ann")
     assert "Twelve, at the allotment." in turn.context
     assert turn.missed.startswith("without the turns beside what was found")

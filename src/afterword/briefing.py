@@ -17,7 +17,7 @@ from afterword.context import Beside, Context, Ended, Known, build_context
 from afterword.errors import LedgerError
 from afterword.lasting import Lasting, LastingFacts
 from afterword.questions import asks
-from afterword.recall import Recalled
+from afterword.recall import Recalled, shortened
 from afterword.records import Filters, Hit, Scope, Turn, hit_of
 from afterword.relevance import fitting
 from afterword.smalltalk import is_small_talk
@@ -33,6 +33,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 LEAST = 0.05  # seconds that reading beside the hits is left with
+LONG_QUERY = 4_000  # characters of a message, its beginning and its end, that what was found is held against
 NEAR = 3  # places between two turns that are read in one go
 
 
@@ -86,6 +87,7 @@ class Briefing:
         search = self._recall.search(scope, wanted.query, limit=wanted.limit, filters=Filters(), exclude=wanted.exclude)
         facts = _in_time(self._lasting.of(scope), Lasting(), self._deadline, "the standing facts")
         recalled, (lasting, late) = await asyncio.gather(search, facts)
+        wanted = replace(wanted, query=shortened(wanted.query, LONG_QUERY))
         hits = fitting(wanted.query, recalled)
         left = max(LEAST, self._deadline - (self._clock.monotonic() - started))
         about = self._known(scope, hits, wanted.exclude, lasting)
