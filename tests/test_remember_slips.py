@@ -143,6 +143,15 @@ async def test_a_record_that_leaves_out_the_point_gives_way_to_the_persons_own_w
     assert insert.text == f"The user said on 3 May 2026: {said}"
 
 
+async def test_a_chinese_name_is_not_left_out() -> None:
+    reads = FakeReads()
+    said = "你好，我叫苏晴，在成都的一家出版社做编辑。"
+    reads.say(said)
+    llm = ScriptedLLM(answers=[entries(([1], "personal_fact", "用户是成都的一家出版社的编辑。"))])
+    (insert,) = inserts(await STEP.decide(JOB, desk(reads, llm=llm)))
+    assert insert.text == f"用户在2026年5月3日说：{said}"
+
+
 async def test_without_an_llm_people_are_kept_apart_too() -> None:
     texts = [insert.text for insert in inserts(await STEP.decide(JOB, desk(people_talk())))]
     assert texts == [

@@ -213,6 +213,7 @@ _MONTH_BEFORE_OR_AFTER = re.compile(
     r"(?=\.?\s*(?:\d|,|$|\.))|\b(?:in|since|until|last|next|by|of)\s+"
     rf"({'|'.join(MONTHS)})\b"
 )
+_CALLED = re.compile(r"叫(?:做|作)?(?!什么|我|你|他|她|它)([\u4e00-\u9fff]{2,3})(?=[，。！？、；,.\s”」』）]|$)")
 _QUOTED = re.compile(r"[「『《“\"]([^」』》”\"]{1,40})[」』》”\"]")
 _NO_NAME_WORDS = """
     the a an i he she it they we you user his her its their our my your in on at since after before when while and but
@@ -241,12 +242,12 @@ def dates_in(text: str) -> frozenset[tuple[int, int, int]]:
 
 
 def names_in(text: str) -> frozenset[str]:
-    """Capitalised words, lower-cased, that are not merely the first of a sentence; and what stands in quotes.
+    """Capitalised words, lower-cased, that are not merely the first of a sentence; what stands in quotes, or after 叫.
 
-    Chinese names have no mark of their own: there, Latin words and quoted ones are all that can be told.
+    Chinese names have no mark of their own: there, Latin words, quoted ones and what is called so are all that can be told.
     """
     chinese = language_of(text) == "zh"
-    found = {quoted.lower() for quoted in _QUOTED.findall(text)}
+    found = {quoted.lower() for quoted in (*_QUOTED.findall(text), *_CALLED.findall(text))}
     for match in _NAME.finditer(text):
         word = re.sub(r"['’](?:s|m|ve|d|ll|re)$", "", match.group()).rstrip(".-'’")
         before = text[: match.start()].rstrip(" \"'“(")

@@ -103,7 +103,10 @@ _CORRECTS = re.compile(
     r"其实|不再|改成|改为|改到|换成|换了|搬|不对|错了|更正|取消|推迟|卖了|卖掉|分手|结束了|已经不|现在不|不是.{1,12}(?:是|而是)|原来|后来",
     re.IGNORECASE,
 )
-_ASIDE = re.compile(r"^(?:oh|well|so|and|but|also|by the way|btw|actually|anyway|yes|no|yeah)[,!]?\s+", re.IGNORECASE)
+_ASIDE = re.compile(
+    r"^(?:oh|well|so|and|but|also|by the way|btw|actually|anyway|yes|no|yeah)[,!]?\s+|^(?:你好|您好|大家好|嗨|对了|哦)[，,！!～\s]+",
+    re.IGNORECASE,
+)
 _FILLER = re.compile(
     r"^(?:(?:thanks?|thank you|thx|ok|okay|cool|great|nice|perfect|sure|yes|no|yeah|yep|nope|hi|hello|hey|bye|good|morning|"
     r"evening|night|lol|haha+|wow|please|so much|very much|a lot|got it|i see|that helps?|sounds good|well done|alright|"
