@@ -18,6 +18,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from bench import faults_milvus as milvus
 from bench import faults_models as models
 from bench import faults_process as process
 from bench import faults_storage as storage
@@ -29,6 +30,7 @@ Alone = Callable[[Path, Form], Awaitable[Row]]
 ALONE: dict[str, Alone] = {
     **{f"storage_{name}": fault for name, fault in storage.FAULTS.items()},
     **{f"process_{name}": fault for name, fault in process.FAULTS.items()},
+    **{f"milvus_{name}": fault for name, fault in milvus.FAULTS.items()},
 }
 BESIDE = {
     **{f"storage_{name}": fault for name, fault in storage.BESIDE.items()},

@@ -44,7 +44,7 @@ async def full(folder: Path, form: Form) -> Row:
             return await _full_by_pages(folder, form)
         data, ballast = mounted / "data", mounted / "ballast"
         async with models() as (llm, _), serving(data, llm.base_url) as server:
-            return await _fill(server, form, partial(_fill_up, ballast), ballast.unlink, "tmpfs")
+            return await _fill(server, form, partial(fill_up, ballast), ballast.unlink, "tmpfs")
 
 
 async def _full_by_pages(folder: Path, form: Form) -> Row:
@@ -61,7 +61,7 @@ async def _full_by_pages(folder: Path, form: Form) -> Row:
         return await _fill(server, form, fill, lambda: limit.write_text("0"), "max_page_count")
 
 
-def _fill_up(ballast: Path) -> None:
+def fill_up(ballast: Path) -> None:
     with suppress(OSError), ballast.open("wb", buffering=0) as file:
         for size in (100_000, 4096, 1):
             with suppress(OSError):

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from afterword.errors import BadAnswer, EmbedderUnavailable, LedgerError, LLMUnavailable
+from afterword.errors import BadAnswer, EmbedderUnavailable, IndexUnavailable, LedgerError, LLMUnavailable
 from afterword.memory import AsyncMemory
 from afterword.ports import JobFilter, Message
 from afterword.records import Filters, Job, Scope
@@ -117,6 +117,18 @@ def test_a_failure_of_our_own_code_costs_the_llm_nothing() -> None:
     breakers = Breakers(NEEDS)
     assert all(breakers.failed(job(), KeyError("x"), 0.0).count_attempt for _ in range(100))
     assert breakers.trouble == ()
+
+
+def test_an_index_that_can_not_be_written_is_told_until_it_can() -> None:
+    breakers = Breakers(NEEDS)
+    with pytest.raises(IndexUnavailable), breakers.watching_the_index(FrozenClock()):
+        raise IndexUnavailable("no space", fix="free some")
+    assert list(breakers.trouble) == ["no space: free some"]
+    assert dict(breakers.groups(("remember",))) == {"llm": ["remember"]}
+    assert breakers.room_of("llm", 0.0, 8, ()) == breakers.room(0.0, 8, ()) == 8
+    with breakers.watching_the_index(FrozenClock()):
+        pass
+    assert list(breakers.trouble) == []
 
 
 # ── in the worker ──────────────────────────────────────────────────────────────────────────────────────────────────

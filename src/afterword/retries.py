@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from afterword.errors import AfterwordError, BadAnswer, LedgerError, LLMUnavailable, Outage
+from afterword.errors import AfterwordError, BadAnswer, IndexUnavailable, LedgerError, LLMUnavailable, Outage
 
 if TYPE_CHECKING:
     from afterword.records import Job
@@ -24,6 +25,13 @@ BUDGET = 10.0  # attempts that answers which can't be used may cost without one 
 PER_ANSWER = 0.5  # of an attempt that an answer of use gives back
 PER_HOUR = 6.0  # attempts that time gives back
 LLM, EMBEDDER, LEDGER = "llm", "embedder", "ledger"  # what jobs hang on
+INDEX = "index"  # no job does, but its trouble is told
+
+
+class Monotonic(Protocol):
+    """The part of a clock that is needed here."""
+
+    def monotonic(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +137,7 @@ class Breakers:
 
     def __init__(self, needs: Mapping[str, str]) -> None:
         self._needs = dict(needs)
-        self._by_name = {name: Breaker() for name in (LEDGER, *sorted(set(needs.values())))}
+        self._by_name = {name: Breaker() for name in (LEDGER, INDEX, *sorted(set(needs.values())))}
         self._budget = Budget()
 
     def __getitem__(self, name: str) -> Breaker:
@@ -192,6 +200,16 @@ class Breakers:
         if breaker is not None and isinstance(error, BadAnswer) and not isinstance(breaker.trouble, NoUse):
             breaker.succeeded()  # it answers
         return decided
+
+    @contextmanager
+    def watching_the_index(self, clock: Monotonic) -> Iterator[None]:
+        """An outside index that can't be written is told as trouble until it can."""
+        try:
+            yield
+        except IndexUnavailable as error:
+            self._by_name[INDEX].failed(error, clock.monotonic())
+            raise
+        self._by_name[INDEX].succeeded()
 
     def _of_the_llm(self, error: Exception, need: str | None, now: float) -> Exception:
         """The LLM's failure instead of the input's, once too much of what it said could not be used."""

@@ -380,7 +380,8 @@ class Worker:
             for scope in list(self._dirty):
                 self._dirty.pop(scope, None)
                 try:
-                    await self._index.project(scope)
+                    with self.breakers.watching_the_index(self._desk.clock):
+                        await self._index.project(scope)
                 except Exception:
                     self.mark_dirty(scope)
                     raise

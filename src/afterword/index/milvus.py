@@ -23,6 +23,7 @@ import numpy as np
 import structlog
 
 from afterword.errors import IndexUnavailable
+from afterword.index.milvus_count import RowCounts
 from afterword.index.milvus_rows import (
     MARK,
     Mark,
@@ -101,7 +102,7 @@ class MilvusIndex:
         self._lexical = lexical
         self._timeout = timeout
         self._views: OrderedDict[Scope, View] = OrderedDict()
-        self._counted: set[tuple[int, str]] = set()  # builds that were counted, by connection
+        self._counts = RowCounts(self.store, self.project)
         self._projecting: WeakValueDictionary[Scope, anyio.Lock] = WeakValueDictionary()
 
     @property
@@ -117,6 +118,7 @@ class MilvusIndex:
             log.warning("milvus_away", error=error, fix=error.fix)
 
     async def aclose(self) -> None:
+        await self._counts.aclose()
         await self._lexical.aclose()
         await self.store.aclose()
         self._views.clear()
@@ -192,6 +194,7 @@ class MilvusIndex:
             age = self._clock.monotonic() - view.read_at
             if age >= (REFRESH if view.tail else MARK_AGE) and not self._is_projecting(scope):
                 self._take_mark(view, await self._mark(scope, state))
+                self._counts.see_to(scope, self.store.name(state.model), view.mark)
             await self._catch_up(scope, view, state.seq)
         self._evict(scope)
         return view
@@ -253,17 +256,6 @@ class MilvusIndex:
         found = await self.store.query(name, where, ("key", "build", "epoch", "record"))
         return [(row["key"], Mark(row["build"], int(row["epoch"]), *json.loads(row["record"]))) for row in found]
 
-    async def _is_whole(self, scope: Scope, name: str, mark: Mark) -> bool:
-        """Counts the rows, once a connection: writes fail aloud, so only what was lost behind our back can differ."""
-        token = (self.store.connection, mark.build)
-        if token not in self._counted:
-            rows = await self.store.count(name, f"{within(scope, mark.build)} and kind != {literal(MARK)}")
-            if rows != mark.rows:
-                log.warning("milvus_rows_lost", collection=name, rows=rows, written=mark.rows)
-                return False
-            self._counted.add(token)
-        return True
-
     # ── projection
 
     async def project(self, scope: Scope) -> None:
@@ -306,7 +298,7 @@ class MilvusIndex:
         if not await self._is_current(scope, state):
             return False
         name = self.store.name(state.model)
-        if not await self._is_whole(scope, name, mark):
+        if not await self._counts.whole(scope, name, mark):
             return False
         view = self._views.get(scope)
         if view is not None:
