@@ -14,6 +14,8 @@ from typing import Any
 
 from afterword.errors import IndexUnavailable
 from afterword.memory import AsyncMemory
+from afterword.ports import Query
+from afterword.records import Filters
 from afterword.settings import Settings
 from afterword.testing import HashingEmbedder, ScriptedLLM
 from afterword.wiring import open_memory
@@ -60,11 +62,13 @@ async def _spoilt(memory: AsyncMemory, ballast: Path) -> Row:
     index: Any = memory.index
     os.kill(index.store.lite.served().pid, signal.SIGKILL)
     figures["found_after_the_kill"] = await _found(memory, 99)
+    reached = await _until(lambda: _all_by_meaning(memory))
     figures["rows_after_the_kill"] = await _rows(memory)
-    row.healed = healed and await _until(lambda: _searched_and_equal(memory)) and not (await memory.status()).trouble
+    await _say(memory, 100, 101)
+    row.healed = healed and reached and await _until(lambda: _equal(memory)) and not (await memory.status()).trouble
     figures["rows_in_the_end"] = await _rows(memory)
     turns = await memory.turns(USER, "c", 1000)
-    row.kept = len(turns) == 100 and bool(figures["found_while_full"]) and bool(figures["found_after_the_kill"])
+    row.kept = len(turns) == 101 and bool(figures["found_while_full"]) and bool(figures["found_after_the_kill"])
     row.figures = figures
     return row
 
@@ -98,9 +102,16 @@ async def _equal(memory: AsyncMemory) -> bool:
     return have == total == await _rows(memory)
 
 
-async def _searched_and_equal(memory: AsyncMemory) -> bool:
-    """After a search and nothing else: it is what makes the rows be counted on a new connection."""
-    return await _found(memory, 99) and await _equal(memory)
+async def _all_by_meaning(memory: AsyncMemory) -> bool:
+    """Whether a search by meaning alone reaches every record, be it in Milvus or in what is merged from the ledger."""
+    scope, embedder = memory.scope(USER), HashingEmbedder()
+    vector = await embedder.query("I have visited a town")
+    try:
+        found = await memory.index.search(scope, Query((), vector, embedder.model, Filters(), 1000))
+    except IndexUnavailable:
+        return False
+    have, total = await memory.ledger.vector_counts(scope, embedder.model)
+    return have == total == sum("dense" in one.legs for one in found)
 
 
 async def _rows(memory: AsyncMemory) -> int:
