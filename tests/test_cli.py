@@ -114,6 +114,11 @@ def test_what_is_added_is_found_shown_edited_and_erased(afterword: Afterword) ->
     assert any("北京" in hit["text"] for hit in hits)
     assert hits[0]["said_at"].startswith("2026-05-03T07:30")
     assert hits[0]["parts"]
+    assert hits[0]["age_days"] > 0
+    told = afterword("search", "小明住在哪里", "--explain")
+    assert "version 1, said " in told
+    assert "words +" in told
+    assert "rests on t1" in told
     plain = afterword("search", "小明", "--kind", "turn")
     assert "2026-05-03 09:30  turn" in plain
     assert "住在北京" in plain

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from afterword.interfaces.page.strings import words
 from afterword.questions import asks, content_words, only_asks, read_question
 from afterword.ranking import (
+    PART_NAMES,
     Item,
     Scored,
     Weights,
@@ -287,3 +290,10 @@ def test_a_turn_that_says_more_than_the_memory_made_of_it_stays() -> None:
     )
     ranked = [Scored(one, {"words": 1.0}) for one in (memory, turn)]
     assert [one.id for one in without_twins(ranked, tokens)] == ["m1", "t1"]
+
+
+def test_every_part_of_a_score_has_a_name_for_people_in_each_language() -> None:
+    parts = {name for name in (one.name for one in fields(Weights)) if not name.endswith("_rank")}
+    assert parts | {"of_reply"} <= PART_NAMES.keys()
+    for lang in ("en", "zh"):
+        assert {f"part_{name}" for name in PART_NAMES} <= words(lang).keys()

@@ -16,6 +16,27 @@ Parts = dict[str, float]
 
 DAY = 86_400.0
 
+PART_NAMES = {
+    "words": "words",
+    "around": "words of the turns around it",
+    "session_words": "words of its session",
+    "session_best": "best of its session",
+    "meaning": "meaning",
+    "meaning_around": "meaning of the turns around it",
+    "answers": "answers a question that fits",
+    "answered": "its answer fits",
+    "subject": "said by whom it is about",
+    "when": "names a time",
+    "strength": "strength",
+    "companion": "a memory and its source fit both",
+    "asked_before": "only asks",
+    "echo": "says the query itself",
+    "of_reply": "in the place of a reply that repeats it",
+    "beside": "stands beside one of these",
+    "standing": "always comes along",
+}
+"""What each part of a score is called for people, in English."""
+
 TWIN = 0.9  # of a record's words that its twin says too
 
 

@@ -12,8 +12,10 @@ import typer
 from anyio.from_thread import start_blocking_portal
 
 from afterword.commands.common import Flags, one_line, say, say_json, settings_of, warn, when, with_memory
+from afterword.dates import ago
 from afterword.errors import AfterwordError, InvalidInput, StillPending
-from afterword.records import Filters, Hit, Kind, NewTurn, Role
+from afterword.ranking import PART_NAMES
+from afterword.records import Filters, Hit, Kind, NewTurn, Role, local_time
 from afterword.wiring import open_memory
 
 if TYPE_CHECKING:
@@ -168,14 +170,24 @@ def context(flags: Flags, query: str, *, budget: int) -> None:
 
 
 def show_hits(hits: list[Hit] | tuple[Hit, ...], *, explain: bool) -> None:
+    now = datetime.now(UTC)
     for hit in hits:
         speaker = f"{hit.speaker or hit.role}: " if hit.kind == "turn" else ""
         say(f"{hit.score:.3f}  {when(hit.said_at, hit.utc_offset)}  {hit.kind:<8}  {speaker}{one_line(hit.text)}")
         if explain:
-            parts = ", ".join(f"{name} {part:.3f}" for name, part in hit.parts.items())
-            say(f"       id {hit.id}, version {hit.ref.version}; {parts or 'no parts'}")
-            if hit.sources:
-                say(f"       rests on {', '.join(hit.sources)}")
+            say("\n".join(f"       {line}" for line in reasons(hit, now)))
+
+
+def reasons(hit: Hit, now: datetime) -> list[str]:
+    """Why this was found: the parts of its score, the greatest first; what it is, and what it rests on."""
+    ranked = sorted(hit.parts.items(), key=lambda part: -abs(part[1]))
+    age = ago(local_time(hit.said_at, hit.utc_offset).date(), local_time(now, hit.utc_offset).date())
+    strength = f", strength {hit.strength:.2f}" if hit.kind != "turn" else ""
+    return [
+        ", ".join(f"{PART_NAMES.get(name, name)} {part:+.3f}" for name, part in ranked) or "no parts",
+        f"id {hit.id}, version {hit.ref.version}, said {age}{strength}",
+        *([f"rests on {', '.join(hit.sources)}"] if hit.sources else []),
+    ]
 
 
 def hit_json(hit: Hit, explain: bool) -> dict[str, Any]:
@@ -190,4 +202,8 @@ def hit_json(hit: Hit, explain: bool) -> dict[str, Any]:
         "role": hit.role,
         "speaker": hit.speaker,
     }
-    return {**plain, "parts": dict(hit.parts), "sources": list(hit.sources)} if explain else plain
+    if not explain:
+        return plain
+    age = (datetime.now(UTC) - hit.said_at).total_seconds() / 86_400
+    why = {"parts": dict(hit.parts), "sources": list(hit.sources), "strength": hit.strength, "age_days": round(age, 2)}
+    return {**plain, **why}
