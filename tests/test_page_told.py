@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from afterword.chat import ChatLimits, _too_slow
+from afterword.embedders.checks import Checked
 from afterword.errors import (
     AfterwordError,
     BadAnswer,
     EmbedderUnavailable,
+    IndexUnavailable,
     InvalidInput,
     LLMUnavailable,
     Outage,
@@ -132,6 +134,30 @@ def made() -> Iterator[AfterwordError]:
 @pytest.mark.parametrize("error", list(made()), ids=lambda error: str(error)[:60])
 def test_each_deadline_and_each_failure_of_the_ledger_is_known(error: AfterwordError) -> None:
     assert_known(error, "out of luck", "file is not a database")
+
+
+@pytest.mark.parametrize(
+    "made", [[[1.0], [1.0, 2.0]], [], [[1.0]] * 3, [[1.0]] * 2, [[float("nan"), 1]] * 2, [[0, 0]] * 2]
+)
+def test_each_vector_that_is_none_is_known(made: list[list[float]]) -> None:
+    checked = Checked("bge-m3", "set AFTERWORD_EMBED_MODEL to an embedding model that is sound")
+    checked.dimensions = 2
+    with pytest.raises(EmbedderUnavailable) as caught:
+        checked.rows(made, 2)
+    assert_known(caught.value)
+
+
+MILVUS = [
+    IndexUnavailable("Milvus could not insert: no", fix="Look at /log; if rows are damaged, run `afterword reindex`."),
+    IndexUnavailable("Milvus does not hold what was written to it", fix="Is its disk full? Look at its log."),
+    IndexUnavailable("Milvus did not answer within 5 s", fix="Look at its log and its load."),
+]
+
+
+@pytest.mark.parametrize("error", MILVUS, ids=str)
+def test_an_index_that_is_away_is_known(error: IndexUnavailable) -> None:
+    assert_known(error)
+    assert_chinese(f"searched by words only: {error}")
 
 
 def test_what_a_person_does_wrong_is_known() -> None:

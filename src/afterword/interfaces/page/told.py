@@ -35,6 +35,7 @@ _ZH = {
     "the LLM wrote more than {n} characters": "模型写了超过 {n} 个字符",
     "the LLM gave an empty reply": "模型的回复是空的",
     "no LLM is set": "还没有设置模型",
+    "no LLM is set: nothing to merge": "还没有设置模型，无法归纳",
     "nothing that the LLM answers can be used ({told})": "模型的回答都无法使用（{told}）",
     "{model}: the input is too long for it ({status}): {why}": "输入对 {model} 来说太长（{status}）：{why}",
     "{model}: the input was refused ({status}): {why}": "{model} 拒绝了输入（{status}）：{why}",
@@ -54,7 +55,12 @@ _ZH = {
     "the embedding model {model} gave vectors of {n} dimensions where it had {m}": (
         "向量模型 {model} 给出 {n} 维向量，而以前是 {m} 维"
     ),
-    "the embedding model {model} gave {what}": "向量模型 {model} 的结果无法使用（{what}）",
+    "the embedding model {model} gave {told_what}": "向量模型 {model} 的结果无法使用（{told_what}）",
+    "{n} vectors for {m} texts": "{m} 段文字得到 {n} 个向量",
+    "vectors of different lengths, or no numbers": "向量长短不一，或不是数字",
+    "vectors of {n} dimensions where it had {m}": "{n} 维向量，而以前是 {m} 维",
+    "a vector with values that are no numbers (NaN or infinite)": "向量含有非数字（NaN 或无穷大）",
+    "a vector of length 0": "向量长度为 0",
     "the bundled model can't be loaded: {why}": "无法加载自带的向量模型：{why}",
     # what to do about it
     "start the server or set {setting}": "请启动该服务，或设置 {setting}",
@@ -98,6 +104,16 @@ _ZH = {
     "Milvus did not answer within {n} s": "Milvus 在 {n} 秒内没有回答",
     "Milvus at {url} does not answer: {why}": "{url} 的 Milvus 没有响应：{why}",
     "Milvus could not {what}: {why}": "Milvus 出错：{why}",
+    "Milvus does not hold what was written to it": "写入 Milvus 的内容没有保存下来",
+    "Milvus Lite can't be started: {why}": "无法启动 Milvus Lite：{why}",
+    "Milvus Lite did not start within {n} s": "Milvus Lite 在 {n} 秒内没有启动",
+    "Milvus Lite ended while it started (exit code {code})": "Milvus Lite 启动时退出（退出码 {code}）",
+    "another program has {path} open": "{path} 被其他程序占用",
+    "Look at {where}; if rows are damaged, run `afterword reindex`": "请查看 {where}；如有损坏，请运行 `afterword reindex`",
+    "Read {log}, or set {setting} to another path or to none": "请查看 {log}，或把 {setting} 设为别的路径或留空",
+    "Start it, or check {one} and {other}": "请启动它，或检查 {one} 和 {other}",
+    "Is its disk full? Look at its log": "请检查它的磁盘是否已满，并查看日志",
+    "Look at its log and its load": "请查看它的日志和负载",
     "the query's vector has {n} dimensions, the kept ones have {m}": "提问的向量是 {n} 维，而保存的是 {m} 维",
     # the ledger
     "the ledger {path}": "账本 {path}",
