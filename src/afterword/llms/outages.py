@@ -133,7 +133,7 @@ def _status(error: openai.APIStatusError, service: Service) -> AfterwordError:
     if status == 429:
         return service.down(
             f"{service.base_url} has had too many requests (429)",
-            "wait: it is asked again by itself; or raise the account's limits",
+            "wait a little and ask again, as background work does by itself; or raise the account's limits",
             retry_after(error.response.headers),
         )
     if status in (400, 413, 422):
@@ -141,7 +141,7 @@ def _status(error: openai.APIStatusError, service: Service) -> AfterwordError:
         return service.bad(f"{service.model}: the input {why} ({status}): {said}", said=said)
     return service.down(
         f"{service.base_url} failed with {status}: {said}",
-        "it is asked again by itself; if it lasts, look at the server's log",
+        "ask again, as background work does by itself; if it lasts, look at the server's log",
         retry_after(error.response.headers),
         said=said,
     )

@@ -78,8 +78,8 @@ _ZH = {
     "look at the load of the LLM's server, take a smaller model, or raise {setting}": (
         "请查看模型服务的负载、换小一些的模型，或调大 {setting}"
     ),
-    "wait: it is asked again by itself; or raise the account's limits": "请稍候，会自动重试；也可以提高账户限额",
-    "it is asked again by itself; if it lasts, look at the server's log": "会自动重试；如果一直如此，请查看该服务的日志",
+    "wait a little and ask again, as background work does by itself; or raise the account's limits": "请稍候再提问（后台工作会自动重试）；也可以提高账户限额",
+    "ask again, as background work does by itself; if it lasts, look at the server's log": "请重新提问（后台工作会自动重试）；如果一直如此，请查看该服务的日志",
     "top it up, or choose another server": "请充值，或换一个服务",
     "set {setting} to a valid key": "请把 {setting} 设为有效的密钥",
     "set {setting} to the key alone": "请把 {setting} 设为密钥本身",
