@@ -203,20 +203,34 @@ class Pace:
     seed: int = 1
 
 
-async def searched(search: Search, pace: Pace, seen: Callable[[], None]) -> tuple[list[float], int]:
-    """Seconds from when each search was due to its end, and how many found nothing. `seen` is called at each."""
-    chance = random.Random(pace.seed)
-    began = time.perf_counter()
+@dataclass
+class Searched:
+    """What became of the searches: seconds from when each was due to its end, those that failed left out."""
 
-    async def one(due: float, query: str) -> tuple[float, int]:
+    seconds: list[float] = field(default_factory=list)
+    empty: int = 0
+    failed: list[str] = field(default_factory=list)
+
+
+async def searched(search: Search, pace: Pace, seen: Callable[[], None]) -> Searched:
+    """Search at this pace. `seen` is called at each."""
+    chance = random.Random(pace.seed)
+    began, found = time.perf_counter(), Searched()
+
+    async def one(due: float, query: str) -> None:
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
         seen()
-        hits = await search(query)
-        return time.perf_counter() - due, hits
+        try:
+            hits = await search(query)
+            found.empty += not hits
+        except Exception as error:  # noqa: BLE001  (whatever the memory raises is what is counted)
+            found.failed.append(f"{type(error).__name__}: {error}")
+        else:
+            found.seconds.append(time.perf_counter() - due)
 
     plans = [(began + place * pace.every, question(chance)) for place in range(pace.searches)]
-    results = await asyncio.gather(*(one(due, query) for due, query in plans))
-    return [seconds for seconds, _ in results], sum(not hits for _, hits in results)
+    await asyncio.gather(*(one(due, query) for due, query in plans))
+    return found
 
 
 async def under_writes(
@@ -237,14 +251,15 @@ async def under_writes(
         await asyncio.sleep(pace.warm_up if in_flight else 0.2)
         ended, since = writers.ended, time.perf_counter()
         heartbeat.take()
-        times, empty = await searched(search, pace, seen)
+        found = await searched(search, pace, seen)
         lag = heartbeat.take()
         rate = (writers.ended - ended) / (time.perf_counter() - since)
     beating.cancel()
     return {
         "in_flight": in_flight,
-        "search_ms": milliseconds(times),
-        "found_nothing": empty,
+        "search_ms": milliseconds(found.seconds),
+        "searches_failed": len(found.failed),
+        "found_nothing": found.empty,
         **{name: round(seconds, 4) for name, seconds in lag.items()},
         "in_flight_least": min(flights),
         "in_llm_call_least": min(asked),
@@ -252,7 +267,7 @@ async def under_writes(
         "in_llm_call_most": max(asked),
         "adds": writers.ended,
         "adds_failed": len(writers.failed),
-        "first_failure": (writers.failed or [""])[0],
+        "first_failure": (writers.failed + found.failed or [""])[0],
         "memories_written": writers.written,
         "adds_a_second": round(rate, 1),
         "add_ms": milliseconds(writers.seconds),

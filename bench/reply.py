@@ -63,11 +63,11 @@ def stats(url: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def page(design: str, llm_url: str, embedder: str, folder: Path) -> Iterator[str]:
+def page(design: str, llm_url: str, embedder: str, folder: Path, *more: str) -> Iterator[str]:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     arguments = (design, "--port", str(port), "--llm-url", llm_url, "--embedder", embedder, "--folder", str(folder))
-    with process("bench.reply_pages", *arguments) as running:
+    with process("bench.reply_pages", *arguments, *more) as running:
         deadline = time.monotonic() + 60
         while True:
             try:

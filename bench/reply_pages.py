@@ -4,6 +4,7 @@
 
 `floor` only streams the LLM. `blocking` and `threads` are the two usual ways to put memory into a Gradio chat, each
 written as a good engineer would in that style: no artificial limit on users, pooled clients, streaming as it comes.
+`afterword` is our page alone, `product` the whole application with it: guards, the HTTP interface, the news of changes.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from fastapi import FastAPI
 from openai import AsyncOpenAI
 
 from afterword.embedders.local import LocalEmbedder
+from afterword.interfaces.holder import MemoryHolder
+from afterword.interfaces.http import create_app
 from afterword.interfaces.page import mount_page
 from afterword.interfaces.server import settle_heap
-from afterword.memory import AsyncMemory
 from afterword.settings import Settings
 from afterword.testing import HashingEmbedder, hashed_vector
 from afterword.wiring import open_memory
@@ -38,6 +40,7 @@ from bench.plain_memory import PlainMemory
 if TYPE_CHECKING:
     from bench.plain_memory import Embed
 
+OURS = ("afterword", "product")
 Finished = Callable[[], int]
 Handler = Callable[..., Any]
 
@@ -126,34 +129,34 @@ def afterword_settings(arguments: argparse.Namespace) -> Settings:
 
 
 def build(arguments: argparse.Namespace) -> FastAPI:
-    heartbeat = Heartbeat()
-    opened: dict[str, AsyncMemory] = {}
+    heartbeat, holder, settings = Heartbeat(), MemoryHolder(), afterword_settings(arguments)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         beating = asyncio.create_task(heartbeat.beat())
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(64))
         async with AsyncExitStack() as stack:
-            if arguments.design == "afterword":
-                embedder = LocalEmbedder() if arguments.embedder == "local" else HashingEmbedder()
-                opening = open_memory(afterword_settings(arguments), embedder=embedder)
-                opened["memory"] = await stack.enter_async_context(opening)
+            if arguments.design in OURS:
+                local = arguments.embedder == "local"
+                embedder = LocalEmbedder() if local else HashingEmbedder(delay=arguments.embed_seconds)
+                holder.set(await stack.enter_async_context(open_memory(settings, embedder=embedder)))
             settle_heap()  # all designs alike: the product does it, and it is no part of what is compared
             yield
         beating.cancel()
 
-    app = FastAPI(lifespan=lifespan)
+    whole = arguments.design == "product"
+    app = create_app(holder, settings, lifespan=lifespan) if whole else FastAPI(lifespan=lifespan)
     finished: Finished = lambda: 0  # noqa: E731
 
     @app.get("/bench")
     async def bench() -> dict[str, Any]:
-        if "memory" in opened:
-            counts = await opened["memory"].ledger.job_counts(None)
+        if (memory := holder.peek()) is not None:
+            counts = await memory.ledger.job_counts(None)
             return {**heartbeat.take(), "finished": counts.get("done", 0), "waiting": counts.get("queued", 0)}
         return {**heartbeat.take(), "finished": finished(), "waiting": 0}
 
-    if arguments.design == "afterword":
-        return mount_page(app, lambda: opened.get("memory"), afterword_settings(arguments))
+    if arguments.design in OURS:
+        return mount_page(app, holder.peek, settings)
     pages = {"floor": floor_page, "blocking": blocking_page, "threads": threads_page}
     handler, finished = pages[arguments.design](arguments)
     gr.mount_gradio_app(app, gradio_app(handler), path="")
@@ -162,10 +165,11 @@ def build(arguments: argparse.Namespace) -> FastAPI:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("design", choices=["floor", "blocking", "threads", "afterword"])
+    parser.add_argument("design", choices=["floor", "blocking", "threads", *OURS])
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--llm-url", required=True)
     parser.add_argument("--embedder", choices=["hashing", "local"], default="hashing")
+    parser.add_argument("--embed-seconds", type=float, default=0.0, help="what one call of `hashing` takes")
     parser.add_argument("--folder", type=Path, required=True)
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)

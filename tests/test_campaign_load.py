@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import random
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Any
 import anyio
 import pytest
 
-from afterword.testing import ScriptedLLM, no_network
+from afterword.testing import FakeOpenAI, ScriptedLLM, no_network
 from bench.load import SHORT, bars, campaign, form_of, options_of
 from bench.load_pace import Pace, Writers, at, sentence, under_writes
 from bench.load_recall import READER, House, concurrency, opened
+from bench.load_tabs import drive
+from bench.reply_pages import build
+from tests.serving import served
 
 
 @pytest.fixture(scope="module")
@@ -21,13 +25,13 @@ def found() -> dict[str, Any]:
     options = options_of(["--short"])
     assert form_of(options) == SHORT
     with no_network():
-        return asyncio.run(campaign(["recall", "fair"], SHORT, options, lambda *_: None))
+        return asyncio.run(campaign(["recall", "burst", "cycles", "fair"], SHORT, options, lambda *_: None))
 
 
 def test_every_add_that_is_in_flight_becomes_a_memory(found: dict[str, Any]) -> None:
     for row in found["recall"]["levels"]:
         assert row["adds"] >= row["in_flight"]
-        assert (row["adds_failed"], row["first_failure"]) == (0, "")
+        assert (row["adds_failed"], row["searches_failed"], row["first_failure"]) == (0, 0, "")
         assert row["memories_written"] == row["adds"]
         assert (row["jobs_left"], row["jobs_dead"]) == (0, 0)
     assert found["bars"]["nothing_lost"] is True
@@ -62,7 +66,7 @@ def test_searches_go_on_finding_while_others_write(found: dict[str, Any]) -> Non
 
 
 def test_a_burst_drains_to_the_last_job_and_loses_no_turn(found: dict[str, Any]) -> None:
-    drain = found["recall"]["drain"]
+    drain = found["burst"]
     assert drain["queue_most"] > 0
     assert drain["queue_left"] == 0
     assert drain["turns_without_memory"] == 0
@@ -77,16 +81,12 @@ def test_anothers_first_memory_comes_before_the_crowd_is_through(found: dict[str
 
 
 def test_the_bars_can_be_missed() -> None:
-    row = {"adds_failed": 0, "jobs_left": 0, "jobs_dead": 0, "loop_lag_p99": 0.01}
+    row = {"adds_failed": 0, "searches_failed": 0, "jobs_left": 0, "jobs_dead": 0, "loop_lag_p99": 0.01}
     idle = {**row, "in_flight": 0, "search_ms": {"p95": 25.0}}
-    rest = {
-        "drain": {"turns_without_memory": 0, "queue_left": 0},
-        "cycles": {"growth_mb": 1.0},
-    }
 
     def held(**busy: Any) -> dict[str, bool]:
         more = {**row, "in_flight": 50, "search_ms": {"p95": 30.0}, **busy}
-        return bars({"recall": {"levels": [idle, more], **rest}})
+        return bars({"recall": {"levels": [idle, more]}})
 
     assert set(held().values()) == {True}
     assert held(search_ms={"p95": 38.0})["recall_p95_with_50_near_idle"] is False
@@ -128,6 +128,22 @@ async def test_a_late_search_counts_from_when_it_was_due() -> None:
 
     row = await under_writes(search, add, 0, Pace(10, 0.0, 0.0), lambda: 0)
     assert row["search_ms"]["max"] >= 500  # ten at once, one after the other
+
+
+async def test_open_tabs_hear_the_news_look_and_lose_no_message(tmp_path: Path) -> None:
+    async with FakeOpenAI() as llm:
+        app = build(
+            argparse.Namespace(
+                design="product", llm_url=llm.base_url, embedder="hashing", embed_seconds=0.0, folder=tmp_path
+            )
+        )
+        async with app.router.lifespan_context(app), served(app) as url:
+            wanted = {"tabs": 4, "active": 2, "messages": 2, "seconds": 0.4, "opening": 0.2, "seed": 1}
+            row = await drive(argparse.Namespace(url=url, **wanted))
+    assert (row["failed"], row["first_failure"]) == (0, "")
+    assert (row["messages"], row["tabs_open"]) == (4, 4)
+    assert row["news"] >= 4  # each tab hears where its user stands, and the active ones of what is new
+    assert row["looks"] >= 4
 
 
 def test_sentences_differ_and_shares_are_of_the_values() -> None:
