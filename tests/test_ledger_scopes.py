@@ -58,6 +58,7 @@ async def furnished(house: House) -> Owned:
     memory = await house.ledger.memory(OWNER, ref.record)
     await house.ledger.start_run(OWNER, "consolidate", 1, consolidate_job(OWNER))
     assert memory.job_id is not None
+    await house.ledger.accept(OWNER, [NewTurn("d", "user", "mine too")])  # and not decided yet
     return Owned(turn.id, reply.id, ref, memory.job_id)
 
 
@@ -88,6 +89,7 @@ LOOKS: dict[str, Look] = {
     "job_counts": lambda ledger, scope, own: ledger.job_counts(scope),
     "runs": lambda ledger, scope, own: ledger.runs(scope),
     "consolidated_to": lambda ledger, scope, own: ledger.consolidated_to(scope),
+    "waiting": lambda ledger, scope, own: ledger.waiting(scope),
 }
 WRITES: dict[str, Look] = {
     "accept": lambda ledger, scope, own: ledger.accept(scope, [NewTurn("c", "user", "theirs", turn_id=own.turn)]),
