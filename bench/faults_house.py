@@ -39,7 +39,7 @@ class Form:
 
 
 FULL = Form(samples=12, suspended=60.0, counted=60.0, waiting=100, talkers=20, bar=(1.5, 25.0))
-SHORT = Form(samples=2, suspended=4.0, counted=3.0, waiting=40, talkers=6, bar=(4.0, 400.0))
+SHORT = Form(samples=2, suspended=3.0, counted=2.0, waiting=25, talkers=6, bar=(4.0, 400.0))
 
 
 @dataclass
