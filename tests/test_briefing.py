@@ -278,16 +278,15 @@ async def test_tokens_are_counted_by_the_tokenizer_that_is_handed_in(opened: Ope
 async def test_neighbours_that_can_not_be_read_in_time_cost_the_neighbours_only(
     opened: OpenMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    memory = await opened(recall_deadline=0.5)
+    memory = await opened(recall_deadline=0.5, run_worker=False)
     await memory.add_turns(said("hens", ">How many hens do you keep?", "Twelve, at the allotment."), "ann")
 
     async def never(*_: object, **__: object) -> list[Any]:
         await anyio.sleep_forever()
         return []
 
-    await idle(memory)
-    with monkeypatch.context() as patched, anyio.fail_after(5):
-        patched.setattr(SqlReads, "turns", never)
+    monkeypatch.setattr(SqlReads, "turns", never)
+    with anyio.fail_after(5):
         turn = await memory.turn("What stands at the allotment?", "ann")
     assert "Twelve, at the allotment." in turn.context
     assert turn.missed.startswith("without the turns beside what was found")
