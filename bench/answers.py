@@ -29,7 +29,7 @@ from afterword.embedders.cached import CachedEmbedder
 from afterword.embedders.local import LocalEmbedder
 from afterword.offload import SystemClock
 from bench.answers_arms import GOLD, LAST, NONE, OURS, PLAIN, Lines, gold
-from bench.answers_judge import ENOUGH, coverage, interval, right, token_f1
+from bench.answers_judge import ENOUGH, chosen, coverage, interval, right, token_f1
 from bench.answers_llm import Asker
 from bench.recall import CACHE, QUERY_LIMIT, Run, TimedEmbedder, Told, memory_of
 from bench.recall_data import Asked, Conversation, conversations
@@ -167,7 +167,8 @@ def judged(rows: Sequence[Row], asker: Asker, options: argparse.Namespace) -> di
 def _judge(result: Judged, arm: str, row: Row, given: str) -> None:
     is_right = right(row.asked.answer, given, row.asked.choices)
     result.right.setdefault(arm, []).append(float(is_right))
-    result.f1.setdefault(arm, []).append(token_f1(row.asked.answer, given))
+    letter = chosen(given, row.asked.choices) if row.asked.choices else None
+    result.f1.setdefault(arm, []).append(token_f1(row.asked.answer, row.asked.choices[letter] if letter else given))
     there = (coverage(row.asked.answer, row.texts[arm]) or 0.0) >= ENOUGH
     if there and not is_right:
         result.failed_though_there.setdefault(arm, []).append(row.asked.id)
