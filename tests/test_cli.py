@@ -182,6 +182,11 @@ def test_jobs_are_listed_shown_and_cancelled(afterword: Afterword) -> None:
     assert [job["kind"] for job in found["jobs"]] == ["remember"]
     job = str(found["jobs"][0]["id"])
     assert "1 queued" in afterword("jobs")
+    afterword("add", "I have a dog.", "--wait", "0", "--user", "bob")
+    assert "1 queued" in afterword("jobs")
+    both = afterword("jobs", "list", "--everyone")
+    assert "2 queued" in both
+    assert "bob" in both
     assert json.loads(afterword("jobs", "show", job))["state"] == "queued"
     assert "cancelled" in afterword("jobs", "cancel", job)
     assert "queued" in afterword("jobs", "retry", job)

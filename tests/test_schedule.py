@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import anyio
 import pytest
 
+from afterword import retries
+from afterword.interfaces.page.asked import Asked
+from afterword.interfaces.page.render_work import strip_html
 from afterword.records import Run
 from afterword.settings import Settings
 from afterword.testing import FrozenClock, HashingEmbedder, ScriptedLLM
@@ -92,3 +95,49 @@ async def test_a_changed_embedding_model_is_noticed_and_the_old_vectors_serve_un
         have, total = await memory.ledger.vector_counts(scope, "new")
         assert have == total > 0
         assert "meaning" in (await memory.search("dog", "ann"))[0].parts
+
+
+async def test_finished_jobs_are_pruned_after_their_time_and_given_up_ones_stay(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "ATTEMPTS", 1)
+    clock, llm = FrozenClock(), ScriptedLLM()
+    kept = settings.model_copy(update={"keep_jobs_days": 2.0})
+    async with open_memory(kept, llm=llm, clock=clock) as memory:
+        await memory.add("I moved to Oslo.", "ann", timeout=10)
+        llm.answers = lambda messages, schema: "no JSON"
+        await memory.submit("I moved to Rome.", "ann", "other")
+        await idle(memory)
+        assert await memory.job_counts("ann") == {"done": 1, "dead": 1}
+        hours = 0
+        with anyio.fail_after(20):
+            while (await memory.job_counts("ann")).get("done"):
+                await clock.until_sleeping(3)
+                await clock.advance(3600.0)
+                hours += 1
+        assert hours >= 48
+        assert await memory.job_counts("ann") == {"dead": 1}
+
+
+async def test_the_page_the_command_line_and_the_metrics_show_the_same_jobs(settings: Settings) -> None:
+    llm = ScriptedLLM()
+    async with open_memory(settings, llm=llm) as memory:
+        gate = llm.hold_complete()
+        for user, chat in (("ann", "1"), ("ann", "2"), ("bob", "1")):
+            await memory.submit("I moved to Oslo.", user, chat)
+        with anyio.fail_after(10):
+            await gate.reached(2)
+        queue = await memory.ledger.queue()
+        status = await memory.status()
+        listed = await memory.ledger.job_counts(None)
+        assert (queue.count("queued"), queue.count("running")) == (status.waiting, status.running) == (1, 2)
+        assert listed == {"queued": 1, "running": 2}
+        asked = Asked.read({"user": "ann", "lang": "en"})
+        strip = strip_html(await memory.jobs("ann"), await memory.job_counts("ann"), asked, clock_now())
+        assert strip.count('class="aw-job running"') == strip.count('class="aw-job queued"') == 1
+        gate.release()
+        await idle(memory)
+
+
+def clock_now() -> datetime:
+    return datetime.now(UTC)

@@ -307,12 +307,13 @@ def jobs_list(
     state: Annotated[list[str] | None, typer.Option(help="queued, running, done, dead or cancelled.")] = None,
     kind: Annotated[list[str] | None, typer.Option(help="remember, reconsolidate, consolidate …")] = None,
     limit: Limit = 30,
+    everyone: Annotated[bool, typer.Option("--everyone", help="Of all users, not only of --user.")] = False,
     json: JsonOut = False,
 ) -> None:
     """The newest jobs, and how many there are in each state."""
     from afterword.commands.work import list_jobs
 
-    list_jobs(ctx.obj, states=state or [], kinds=kind or [], limit=limit, as_json=json)
+    list_jobs(ctx.obj, states=state or [], kinds=kind or [], limit=limit, everyone=everyone, as_json=json)
 
 
 @jobs.command("show")

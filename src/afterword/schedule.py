@@ -21,18 +21,27 @@ if TYPE_CHECKING:
 
 SWEEP_SECONDS = 30.0
 HOUR = 3600.0
-KEEP_FINISHED = timedelta(days=7)
 
 
 class Schedule:
     """The chores, each an endless coroutine for the worker to keep alive."""
 
-    def __init__(self, ledger: Ledger, desk: Desk, *, cron: str, zone: ZoneInfo | None, backfill: bool) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        desk: Desk,
+        *,
+        cron: str,
+        zone: ZoneInfo | None,
+        backfill: bool,
+        keep_finished: timedelta = timedelta(days=7),
+    ) -> None:
         self._ledger = ledger
         self._desk = desk
         self._cron = cron
         self._zone = zone
         self._backfill = backfill
+        self._keep_finished = keep_finished
 
     async def sweep(self) -> None:
         """Every half minute: jobs that are lacking are made again."""
@@ -44,7 +53,7 @@ class Schedule:
     async def tidy(self) -> None:
         """Every hour: finished jobs are pruned, retention is applied, changed models and backlogs are noticed."""
         while True:
-            await self._ledger.prune(self._desk.clock.now() - KEEP_FINISHED)
+            await self._ledger.prune(self._desk.clock.now() - self._keep_finished)
             async for scope in every_scope(self._ledger):
                 await self._start_what_is_due(scope)
             await self._desk.clock.sleep(HOUR)

@@ -120,6 +120,7 @@ class Settings(BaseSettings):
     lease: Seconds = _help(
         "seconds without a sign of life after which another worker takes up a job; the same for all", 30.0
     )
+    keep_jobs_days: float = _help("days that done and cancelled jobs are kept; given up ones stay", 7.0, gt=0, le=3650)
     # limits: docs/reliability.md says what happens at each
     max_waiting_jobs: int = _help("waiting jobs at most, 100 or more", 100_000, ge=100)
     max_waiting_jobs_per_user: int = _help("waiting jobs of one user at most, 10 or more", 10_000, ge=10)

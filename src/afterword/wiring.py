@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -364,7 +365,12 @@ def _worker(
     if desk.embedder is not None:
         steps += project.STEPS
     schedule = Schedule(
-        ledger, desk, cron=settings.consolidate_cron, zone=_zone(settings), backfill=settings.backfill == "on"
+        ledger,
+        desk,
+        cron=settings.consolidate_cron,
+        zone=_zone(settings),
+        backfill=settings.backfill == "on",
+        keep_finished=timedelta(days=settings.keep_jobs_days),
     )
     return Worker(
         ledger,

@@ -81,22 +81,24 @@ async def _all_scopes(memory: AsyncMemory) -> list[Scope]:
     return found
 
 
-def list_jobs(flags: Flags, *, states: list[str], kinds: list[str], limit: int, as_json: bool) -> None:
+def list_jobs(flags: Flags, *, states: list[str], kinds: list[str], limit: int, everyone: bool, as_json: bool) -> None:
     wrong = [state for state in states if state not in get_args(JobState)]
     if wrong:
         raise InvalidInput(f"state is {wrong[0]!r}: give {', '.join(get_args(JobState))}")
     wanted = JobFilter(tuple(states), tuple(kinds), limit=limit)
 
     async def read(memory: AsyncMemory, settings: Settings) -> tuple[list[Job], dict[str, int]]:
-        return await memory.jobs(settings.user, wanted), await memory.job_counts(settings.user)
+        scope = None if everyone else memory.scope(settings.user)
+        return await memory.ledger.jobs(scope, wanted), await memory.ledger.job_counts(scope)
 
     jobs, counts = with_memory(flags, read)
     if as_json:
         say_json({"jobs": [job_json(job) for job in jobs], "counts": counts})
         return
     for job in jobs:
-        note = job.error or job.waiting
-        say(f"{job.id:>6}  {job.kind:<16} {job.state:<9} {_local(job)}  {one_line(note, 100)}".rstrip())
+        note = one_line(job.error or job.waiting, 100)
+        whose = f"{one_line(job.scope.user, 24):<24}  " if everyone else ""
+        say(f"{job.id:>6}  {job.kind:<16} {job.state:<9} {_local(job)}  {whose}{note}".rstrip())
     say(", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "There are no jobs.")
 
 
@@ -130,6 +132,7 @@ def _local(job: Job) -> str:
 def job_json(job: Job) -> dict[str, Any]:
     return {
         "id": job.id,
+        "user": job.scope.user,
         "kind": job.kind,
         "state": job.state,
         "attempt": job.attempt,
