@@ -59,7 +59,7 @@ def test_both_languages_show_the_same_code(name: str) -> None:
     assert embed.names(read(name)) == embed.names(read(name.replace(".md", ".zh-CN.md")))
 
 
-@pytest.mark.parametrize("name", [*DOCUMENTS, *MADE])
+@pytest.mark.parametrize("name", [*DOCUMENTS, *MADE, "docs/operations.md", "docs/reliability.md"])
 def test_every_link_within_the_repository_leads_somewhere(name: str) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#\s]+)[^)]*\)|src=\"(?!https?:)([^\"]+)\"", read(name)):
         path = (ROOT / name).parent / (target[0] or target[1])
