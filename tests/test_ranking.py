@@ -106,6 +106,7 @@ def test_fusion_is_finite_for_whatever_legs_there_are(legs: list[dict[str, float
         "我的狗叫什么名字？",
         "你还记得我的狗吗",
         "他什么时候来呢。",
+        "我很好，你呢",
         "So — any idea?",
         "“Really?”",
     ],
@@ -114,7 +115,17 @@ def test_a_question_is_known_by_its_form(text: str) -> None:
     assert asks(text)
 
 
-@pytest.mark.parametrize("text", ["My dog is called Rex.", "我的狗叫旺财。", "Is it? I think so. He said yes.", ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "My dog is called Rex.",
+        "我的狗叫旺财。",
+        "我舅舅在青岛工作呢。",
+        "外面正下雨呢",
+        "Is it? I think so. He said yes.",
+        "",
+    ],
+)
 def test_a_statement_is_no_question(text: str) -> None:
     assert not asks(text)
 

@@ -25,6 +25,7 @@ TELLING = {
         "我上周搬到了成都",
         "我养了一只猫，叫豆豆",
         "我不吃辣",
+        "我在青岛工作呢。",
     ],
     "preference_or_instruction": [
         "Remember that I hate mushrooms",
@@ -64,6 +65,7 @@ NOT_TELLING = [
     "我觉得你说得对",
     "我叫什么名字？",
     "你是谁",
+    "我叫什么呢",
 ]
 
 

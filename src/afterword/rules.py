@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from afterword.dates import annotated, day
 from afterword.decisions import EntryKind
 from afterword.prompts import is_person, said_by
+from afterword.questions import ASKING_NE
 from afterword.records import Turn, local_time
 from afterword.texts import content_words, cut, joined, language_of, sentences
 
@@ -38,7 +39,8 @@ _QUESTION = _any(
     r"[?？]\s*$",
     r"^(?:(?:so|and|but|then|ok|okay|well|hey),?\s+)?(?:what|which|who|whom|whose|when|where|why|how|is|are|am|was|were|"
     r"do|does|did|can|could|would|should|shall|will|may|might|have|has)\b(?!.*[.!]\s*$)",
-    r"[吗呢么]\s*[。！]?$",
+    r"[吗么]\s*[。！]?$",
+    ASKING_NE,
     r"^(?:请问|什么|怎么|为什么|哪|谁|几点|多少|能不能|可不可以|是不是|有没有)",
     r"(?:是什么|怎么办|怎么样|在哪里?|多少钱?|是谁|为什么)[。！]?$",
 )
