@@ -140,6 +140,22 @@ async def test_a_short_turn_is_embedded_with_what_the_other_said_just_before(hou
     assert (morning, hello) == ("Ann: Good morning", "Hello"), "another day, another chat"
 
 
+async def test_of_what_the_assistant_said_before_only_a_question_goes_into_a_turns_vectors(house: House) -> None:
+    said = await house.ledger.accept(
+        ANN,
+        [
+            NewTurn("c", "assistant", "Your dog is called Rex."),
+            NewTurn("c", "user", "Thanks!"),
+            NewTurn("c", "assistant", "When did you get him?"),
+            NewTurn("c", "user", "Last May"),
+        ],
+    )
+    texts = {ref.record: text for ref, text in await house.ledger.unembedded(ANN, MODEL, 10)}
+    assert texts[said[1].id] == "Thanks!", "or it would be found where the dog is asked for"
+    assert texts[said[2].id] == "Thanks!\nWhen did you get him?"
+    assert texts[said[3].id] == "When did you get him?\nLast May"
+
+
 async def test_vectors_that_held_something_of_an_erased_turn_are_made_again_without_it(house: House) -> None:
     question, answer = await house.ledger.accept(
         ANN, [NewTurn("c", "user", "Who is Rex?", "Ann"), NewTurn("c", "user", "My dog", "Ben")]

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from afterword.ledger import rows, schema
 from afterword.ports import IndexChange
+from afterword.questions import asks
 from afterword.records import Ref, ScopeState
 from afterword.texts import estimate_tokens
 
@@ -20,7 +21,9 @@ BEFORE = 130  # of that one, at most
 SAME_TALK = timedelta(hours=6)
 
 _turn = schema.turn
-_said = sa.select(_turn.c.chat_id, _turn.c.position, _turn.c.role, _turn.c.speaker, _turn.c.text, _turn.c.said_at)
+_said = sa.select(
+    *(_turn.c[name] for name in ("chat_id", "position", "role", "speaker", "text", "said_at", "searchable"))
+)
 _entry = schema.entry
 _vector = schema.vector
 _change = schema.change
@@ -105,11 +108,19 @@ def _turn_text(conn: sa.Connection, scope_id: int, record: str) -> str:
         return text
     place = _turn.c.chat_id == said.chat_id, _turn.c.position == said.position - 1
     before = conn.execute(_said.where(_turn.c.scope_id == scope_id, *place)).first()
-    if before is None or (before.role, before.speaker) == (said.role, said.speaker):
-        return text
-    if estimate_tokens(before.text) > BEFORE or said.said_at - before.said_at > SAME_TALK:
+    if before is None or not _belongs(before, said):
         return text
     return f"{rows.labelled(before.speaker, before.text)}\n{text}"
+
+
+def _belongs(before: rows.Row, said: rows.Row) -> bool:
+    """Whether a turn is understood with the one before it. Of the assistant's turns only questions count: thanks for an
+    answer would be found in its place."""
+    if (before.role, before.speaker) == (said.role, said.speaker) or said.said_at - before.said_at > SAME_TALK:
+        return False
+    if before.role == "assistant" and not (before.searchable and asks(before.text)):
+        return False
+    return estimate_tokens(before.text) <= BEFORE
 
 
 def vector_counts(conn: sa.Connection, scope_id: int, model: str) -> tuple[int, int]:
