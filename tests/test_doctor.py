@@ -89,6 +89,8 @@ async def test_every_deadline_and_the_way_of_retries_are_told(settings: Settings
         if name.endswith("_deadline"):
             assert f"{name.removesuffix('_deadline').replace('_', ' ')} {getattr(settings, name):g} s" in told
     assert "5 attempts" in named(checks, "retries").text
+    assert "Retry-After" in named(checks, "retries").text
+    assert "10 attempts lost to answers of no use" in named(checks, "retries").text
 
 
 async def test_settings_that_contradict_each_other_are_told(settings: Settings) -> None:

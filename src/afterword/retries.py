@@ -233,4 +233,5 @@ def described() -> str:
     """How often, how soon and how long it is tried again, for a person."""
     failed = f"an input that fails: {ATTEMPTS} attempts, {BACKOFF[0]:g} to {BACKOFF[1]:g} s apart"
     away = f"an outage: one job tries, {OUTAGE_BACKOFF[0]:g} to {OUTAGE_BACKOFF[1]:g} s apart, or as long as"
-    return f"{failed}; {away} Retry-After says, at most {LONGEST_WAIT:g} s, and no attempt is used up"
+    budget = f"after {BUDGET:g} attempts lost to answers of no use the LLM counts as away"
+    return f"{failed}; {away} Retry-After says, at most {LONGEST_WAIT:g} s, and no attempt is used up; {budget}"
