@@ -161,7 +161,7 @@ async def test_replies_at_once_are_limited_and_the_message_is_not_kept(opened: O
     memory = await opened(llm=llm, max_replies_per_user=2, max_replies=3)
     gate = llm.hold_stream()
     replies = [await memory.chat("Hello?", "ann", f"chat-{number}", turn_id=f"t{number}") for number in range(2)]
-    with pytest.raises(QueueFull, match=r"2 replies to this user are under way \(max_replies_per_user\)"):
+    with pytest.raises(QueueFull, match=r"2 of 2 replies to this user are under way \(max_replies_per_user\)"):
         await memory.chat("Hello?", "ann", "chat-2")
     assert await memory.turns("ann", "chat-2") == []
     same = await memory.chat("Hello?", "ann", "chat-0", turn_id="t0")  # sent again by a browser: the reply under way

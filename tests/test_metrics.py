@@ -229,7 +229,7 @@ async def test_a_ledger_that_can_not_write_is_down_until_it_can(
         patch.setattr(memory.ledger, "probe", full)
         answer = await client.get("/readyz")
     assert (answer.status_code, answer.json()["status"]) == (503, "down")
-    assert answer.json()["reasons"][0]["why"] == "no space is left for the ledger: free some (…)"
+    assert answer.json()["reasons"][0]["why"] == "no space is left for the ledger: free some"
     assert (await client.get("/readyz")).json()["status"] == "ready"
 
 

@@ -41,8 +41,8 @@ class AfterwordError(Exception):
     def public(self) -> str:
         """The error's text without what anybody said or sent."""
         text = str(self)
-        if self.said:
-            text = text.replace(self.said, "…")
+        for told in (f": {self.said}", f" ({self.said})", self.said) if self.said else ():
+            text = text.replace(told, "…" if told == self.said else "")
         return text
 
 

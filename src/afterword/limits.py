@@ -96,9 +96,12 @@ class Gate:
     def check_replies(self, of_user: int, of_all: int) -> None:
         """Raise `QueueFull` where so many replies are under way that no other may begin."""
         if of_user >= self._limits.replies_per_user:
-            raise self._refusal(f"{of_user:,} replies to this user are under way", "max_replies_per_user")
+            raise self._refusal(
+                f"{of_user:,} of {self._limits.replies_per_user:,} replies to this user are under way",
+                "max_replies_per_user",
+            )
         if of_all >= self._limits.replies:
-            raise self._refusal(f"{of_all:,} replies are under way", "max_replies")
+            raise self._refusal(f"{of_all:,} of {self._limits.replies:,} replies are under way", "max_replies")
 
     def _refusal(self, told: str, limit: str) -> QueueFull:
         self._meter.refused.add(limit)
