@@ -53,7 +53,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Brief:
-    """The text, the hits that are in it (best first), and all that was given: those, their neighbours, standing facts."""
+    """The text, the hits that are in it (best first), and all that was given: those, neighbours, standing facts."""
 
     text: str
     hits: tuple[Hit, ...]

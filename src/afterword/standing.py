@@ -51,7 +51,8 @@ _CALLED = _any(
 )
 _NAME = _any(
     r"\bmy (?:full |first |last |real |preferred )?name(?:['’]s| is)\b|\bI(?:['’]m| am) (?:called|named)\b",
-    r"(?<![\w])我叫(?!了|你|他|她|它|上|醒|来|不|车|外卖|的|过|到|住|做|人|个)|我的(?:名字|姓名|小名|英文名|昵称)(?:是|叫)|我姓(?!什么)",
+    r"(?<![\w])我叫(?!了|你|他|她|它|上|醒|来|不|车|外卖|的|过|到|住|做|人|个|什么)|我姓(?!什么)",
+    r"我的(?:名字|姓名|小名|英文名|昵称)(?:是|叫)(?!什么)",
     r"\buser(?:['’]s)? (?:(?:full |first |last |real )?name is|is (?:called|named))\b",
     r"用户(?:的)?(?:名字|姓名|小名|英文名|昵称)(?:是|叫|为)|用户(?:叫|名叫|姓)(?!了|外卖|车)",
 )
@@ -59,9 +60,11 @@ _LANGUAGE = _any(
     rf"\b(?:answer|reply|respond|write|speak|talk|explain|chat)(?:ing|s)?\b(?: \w+){{0,4}} in (?:simple |plain |british |american "
     rf"|formal )*(?:{_LANGUAGES})\b",
     rf"\b(?:answers|replies|responses) (?:to be )?in (?:simple |plain )?(?:{_LANGUAGES})\b",
-    rf"\b(?:use|in) (?:{_LANGUAGES})(?:,)? (?:please|from now on|only|with me)\b|\bI (?:only|mostly) speak (?:{_LANGUAGES})\b",
+    rf"\b(?:use|in) (?:{_LANGUAGES})(?:,)? (?:please|from now on|only|with me)\b",
+    rf"\bI (?:only|mostly) speak (?:{_LANGUAGES})\b",
     r"\b(?:native|first|mother) (?:language|tongue)\b",
-    rf"用(?:{_ZH_LANGUAGES})(?:来|跟我|和我|给我)?(?:回答|回复|答复|说|写|交流|聊|讲|沟通|解释)|(?:说|讲)(?:{_ZH_LANGUAGES})(?:吧|就好|就行|好吗)",
+    rf"用(?:{_ZH_LANGUAGES})(?:来|跟我|和我|给我)?(?:回答|回复|答复|说|写|交流|聊|讲|沟通|解释)",
+    rf"(?:说|讲)(?:{_ZH_LANGUAGES})(?:吧|就好|就行|好吗)",
     rf"我只(?:会|懂|说)(?:{_ZH_LANGUAGES})|母语是",
 )
 _MANNER = _any(
@@ -71,7 +74,8 @@ _MANNER = _any(
     r"\b(?:keep|make) (?:it|them|things|your \w+) (?:short|brief|concise|simple|formal|casual)\b",
     r"^(?:please )?(?:stop|do not|don['’]t) (?:use|using|call|calling|add|adding|include|including|suggest|suggesting|"
     r"mention|mentioning|apologi[sz]|ask|asking|write|writing|answer|answering)",
-    r"\b(?:no|without|use|with|avoid|hates?|dislikes?) (?:any |more )?(?:emojis?|markdown|bullet points|tables|jargon|exclamation marks)\b",
+    r"\b(?:no|without|use|with|avoid|hates?|dislikes?) (?:any |more )?"
+    r"(?:emojis?|markdown|bullet points|tables|jargon|exclamation marks)\b",
     r"\b(?:use|prefer|prefers|in) (?:metric|imperial|celsius|fahrenheit|24[- ]hour)\b",
     rf"\buser (?:wants|prefers|likes|asks|asked|would like|expects)\b.{{0,60}}\b{_ANSWERS}\b",
     rf"\buser (?:wants|asks|asked|would like) (?:you|the assistant|me|it) to (?:always |never )?(?:{_VERBS})\b",
