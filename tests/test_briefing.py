@@ -141,6 +141,16 @@ async def test_what_is_asked_at_the_end_of_a_long_message_is_what_counts(opened:
     assert "深圳" in await memory.context(long, "ann")
 
 
+async def test_what_a_message_takes_back_is_given_so_that_it_can_be_revised(opened: OpenMemory) -> None:
+    memory = await opened(llm=QuotingLLM())
+    [coffee] = await memory.add("I love strong coffee.", "ann", timeout=20)
+    for message in ("Since my operation in spring I no longer drink coffee.", "医生说了以后，我不再喝 coffee 了。"):
+        stored = await chatted(memory, message, "other")
+        found = await memory.receipt("ann", stored.id)
+        assert found is not None
+        assert coffee in {item.ref.record for item in found[0].items}, message
+
+
 async def test_what_was_just_said_is_given_before_its_vector_is_made(opened: OpenMemory) -> None:
     embedder = HashingEmbedder()
     memory = await opened(embedder=embedder)

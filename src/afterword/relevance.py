@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from afterword.decisions import names_in
 from afterword.questions import asks
+from afterword.rules import corrects
 from afterword.smalltalk import asks_for_memory, asks_of_oneself, is_small_talk, telling_words
 from afterword.texts import content_words, sentences
 from afterword.tokens import tokens
@@ -61,8 +62,10 @@ def _fits(query: str, recalled: Recalled) -> bool:
         return True
     if asks(query) and _few(recalled) and (oneself or _touches(query, telling)):
         return True
+    one_word = ONE_WORD_OF_ONESELF if oneself else ONE_WORD
+    one_word = 0.0 if corrects(query) else one_word  # what a message takes back must be found, for it to be revised
     able = [hit for hit in telling if not (cone and 0 <= near[hit.ref] < NOT_FAR)]  # or its vector is still to come
-    return any(_fits_by_words(part, able, oneself=oneself) for part in sentences(query)[-SENTENCES:])
+    return any(_fits_by_words(part, able, one_word) for part in sentences(query)[-SENTENCES:])
 
 
 def _few(recalled: Recalled) -> bool:
@@ -75,11 +78,11 @@ def _touches(query: str, hits: Sequence[Hit]) -> bool:
     return any(word in frozenset(tokens(text)) or _spelt(word, text, 1) for text in map(_told, hits) for word in wanted)
 
 
-def _fits_by_words(part: str, hits: Sequence[Hit], *, oneself: bool) -> bool:
+def _fits_by_words(part: str, hits: Sequence[Hit], one_word: float) -> bool:
     """A sentence of the message against each record: what a long message asks stands in one of its sentences."""
-    wanted = telling_words(part) or (content_words(part) if oneself else frozenset())
+    wanted = telling_words(part) or (content_words(part) if one_word < ONE_WORD else frozenset())
     named = frozenset(name.lower() for name in _CAPITALISED.findall(part) if wanted.intersection(tokens(name)))
-    return any(_says(wanted, _told(hit), oneself=oneself) or _names(named, hit) for hit in hits)
+    return any(_says(wanted, _told(hit), one_word) or _names(named, hit) for hit in hits)
 
 
 def _told(hit: Hit) -> str:
@@ -91,13 +94,12 @@ def _names(named: frozenset[str], hit: Hit) -> bool:
     return bool(named) and not named.isdisjoint(names_in(hit.text[:LONG]) | set((hit.speaker or "").lower().split()))
 
 
-def _says(wanted: frozenset[str], text: str, *, oneself: bool) -> bool:
-    words = frozenset(tokens(text))
-    same = [word for word in wanted if word in words or _spelt(word, text, 1 if oneself else 2)]
+def _says(wanted: frozenset[str], text: str, one_word: float) -> bool:
+    words, shortest = frozenset(tokens(text)), 1 if one_word < ONE_WORD else 2
+    same = [word for word in wanted if word in words or _spelt(word, text, shortest)]
     if all(word.isdecimal() for word in same):
         return False
-    least = TWO_WORDS if len(same) > 1 else ONE_WORD_OF_ONESELF if oneself else ONE_WORD
-    return len(same) / min(len(wanted), MANY) >= least
+    return len(same) / min(len(wanted), MANY) >= (min(TWO_WORDS, one_word) if len(same) > 1 else one_word)
 
 
 def _spelt(word: str, text: str, shortest: int) -> bool:
