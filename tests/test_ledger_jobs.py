@@ -306,7 +306,7 @@ async def test_a_cancelled_remember_steps_over_one_window_and_no_more(house: Hou
     await house.ledger.accept(ANN, [NewTurn("c", "user", f"line {n}") for n in range(60)], [remember_job(ANN, "c")])
     (waiting,) = await house.ledger.jobs(ANN, JobFilter())
     cancelled = await house.ledger.cancel(waiting.id)
-    assert cancelled.window == {"first": 0, "last": 23}
+    assert cancelled.window == {"chat_id": "c", "first": 0, "last": 23}
     assert await house.ledger.cursor(ANN, "c") == 24
     assert (await house.claim_one("remember")).id != waiting.id
 
