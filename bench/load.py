@@ -99,9 +99,16 @@ async def mem0_part(house: House, form: Form, show: Show) -> Row:
     pace = {"searches": form.pace.searches, "every": form.pace.every, "warm_up": form.pace.warm_up}
     delays = {"llm_delay": house.llm_delay, "embed_delay": house.embed_delay}
     sizes = {"memories": form.memories, "in_flight": ",".join(map(str, form.in_flight)), "seed": house.seed}
-    head, *levels = await asyncio.to_thread(mem0_rows, house.folder, {**sizes, **pace, **delays})
-    for row in levels:
-        show(f"mem0, {row['in_flight']} in flight", row)
+    wanted = {**sizes, **pace, **delays}
+
+    def run() -> list[Row]:
+        found = []
+        for row in mem0_rows(house.folder, wanted):
+            show(f"mem0, {row['in_flight']} in flight" if "in_flight" in row else "mem0 filled", row)
+            found.append(row)
+        return found
+
+    head, *levels = await asyncio.to_thread(run)
     return {**head, "levels": levels}
 
 

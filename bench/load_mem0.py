@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 import venv
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -135,8 +136,8 @@ def environment(folder: Path) -> Path:
     return python
 
 
-def rows(folder: Path, options: dict[str, Any]) -> list[dict[str, Any]]:
-    """Make the environment in `folder`, run this file in it, and give what it printed."""
+def rows(folder: Path, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Make the environment in `folder`, run this file in it, and give what it prints, as it comes."""
     python = environment(folder / "venv")
     private = {name: str(folder / name) for name in ("HOME", "MEM0_DIR")}
     for place in private.values():
@@ -145,8 +146,14 @@ def rows(folder: Path, options: dict[str, Any]) -> list[dict[str, Any]]:
     quiet = {"MEM0_TELEMETRY": "False", "PYTHONPATH": str(root), "PATH": os.environ.get("PATH", "")}
     given = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     command = [str(python), str(Path(__file__).resolve()), f"--folder={folder}", *given]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env={**private, **quiet}, cwd=folder)
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    own = {**private, **quiet}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=own, cwd=folder) as running:
+        assert running.stdout is not None
+        for line in running.stdout:
+            if line.startswith("{"):
+                yield json.loads(line)
+    if running.returncode:
+        raise SystemExit(f"mem0 under load ended with exit code {running.returncode}")
 
 
 def main() -> None:
