@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 from collections.abc import AsyncIterator
 from importlib.util import find_spec
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 
 from afterword.embedders.cached import CachedEmbedder
-from afterword.embedders.local import LocalEmbedder
+from afterword.embedders.local import NICE, LocalEmbedder
 from afterword.embedders.openai import OpenAIEmbedder
 from afterword.errors import BadAnswer, Closed, EmbedderUnavailable
 from afterword.testing import FakeOpenAI, HashingEmbedder, hashed_vector
@@ -182,6 +184,33 @@ async def test_a_query_goes_before_passages_that_wait() -> None:
         rows = await passages
     assert engine.batches == [8, 8, 4, 1, 1]
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1.0, rtol=1e-5)
+    await embedder.aclose()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priority by thread")
+async def test_however_many_passages_are_asked_for_they_take_one_thread_of_lower_priority() -> None:
+    seen: list[tuple[str, int, int]] = []
+
+    class Noted(HeldEngine):
+        def query(self, text: str) -> Any:
+            seen.append(
+                ("query", threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+            )
+            return super().query(text)
+
+        def passage(self, texts: list[str]) -> Any:
+            thread = threading.get_native_id()
+            seen.append(("passage", thread, os.getpriority(os.PRIO_PROCESS, thread)))
+            return super().passage(texts)
+
+    engine, own = Noted(), os.getpriority(os.PRIO_PROCESS, 0)
+    engine.go.set()
+    embedder = LocalEmbedder(lambda: engine)
+    await asyncio.gather(*(embedder.passages(["a"] * 9) for _ in range(5)), *(embedder.query("b") for _ in range(3)))
+    background = {(thread, nice) for kind, thread, nice in seen if kind == "passage"}
+    queries = {(thread, nice) for kind, thread, nice in seen if kind == "query"}
+    assert [nice for _, nice in background] == [min(own + NICE, 19)]
+    assert [nice for _, nice in queries] == [own]
     await embedder.aclose()
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 BATCH = 8  # texts that go to the engine at once
 BATCH_BYTES = 1500  # of their UTF-8 together: about one window of the model
-NICE = 10  # of the background thread, so that replies and the event loop go first
+NICE = 10  # by which the background thread is nicer than the process, so that replies and the event loop go first
 _FIX = "reinstall afterword[local], or set AFTERWORD_EMBEDDER to another"
 
 
@@ -113,7 +113,8 @@ def _load() -> Engine:
 
 def _give_way() -> None:
     with suppress(OSError, AttributeError):  # Linux counts priority by thread; elsewhere this is left out
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + NICE))
 
 
 def _clean(text: str) -> str:
