@@ -249,11 +249,12 @@ async def under_writes(
     beating = asyncio.create_task(heartbeat.beat())
     async with writers.running():
         await asyncio.sleep(pace.warm_up if in_flight else 0.2)
-        ended, since = writers.ended, time.perf_counter()
+        ended, since, worked = writers.ended, time.perf_counter(), time.process_time()
         heartbeat.take()
         found = await searched(search, pace, seen)
         lag = heartbeat.take()
-        rate = (writers.ended - ended) / (time.perf_counter() - since)
+        passed = time.perf_counter() - since
+        rate, cpu = (writers.ended - ended) / passed, (time.process_time() - worked) / passed
     beating.cancel()
     return {
         "in_flight": in_flight,
@@ -270,6 +271,7 @@ async def under_writes(
         "first_failure": (writers.failed + found.failed or [""])[0],
         "memories_written": writers.written,
         "adds_a_second": round(rate, 1),
+        "cores_busy": round(cpu, 2),
         "add_ms": milliseconds(writers.seconds),
         "resident_mb": resident_mb(),
     }
