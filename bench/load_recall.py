@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from afterword.interfaces.server import share_the_interpreter
 from afterword.memory import AsyncMemory
 from afterword.plan import Insert, Plan
 from afterword.records import NewTurn
@@ -68,7 +69,8 @@ def forget_calls(llm: ScriptedLLM, embedder: Embedder) -> None:
 async def opened(
     house: House, jobs: int, llm: ScriptedLLM, embedder: Embedder | None = None
 ) -> AsyncIterator[AsyncMemory]:
-    """The memory of this house, `jobs` at once."""
+    """The memory of this house, `jobs` at once, in a process set up as the server sets its own up."""
+    share_the_interpreter()
     settings = Settings(
         data_dir=house.folder,
         embedder="none",  # it is handed in

@@ -5,12 +5,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
+from afterword.errors import LedgerError
+from afterword.interfaces.server import TURN, serve
+from afterword.memory import AsyncMemory
+from afterword.settings import Settings
 from afterword.testing import FakeOpenAI, ScriptedLLM, no_network
 from bench.load import SHORT, bars, campaign, form_of, options_of
 from bench.load_pace import Pace, Writers, at, sentence, under_writes
@@ -144,6 +151,25 @@ async def test_open_tabs_hear_the_news_look_and_lose_no_message(tmp_path: Path) 
     assert (row["messages"], row["tabs_open"]) == (4, 4)
     assert row["news"] >= 4  # each tab hears where its user stands, and the active ones of what is new
     assert row["looks"] >= 4
+
+
+async def test_a_server_lets_threads_take_turns_often(settings: Settings) -> None:
+    seen: list[float] = []
+
+    @asynccontextmanager
+    async def opening(_: Settings) -> AsyncIterator[AsyncMemory]:
+        seen.append(sys.getswitchinterval())
+        raise LedgerError("seen enough")
+        yield
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(0.005)
+    try:
+        with pytest.raises(LedgerError, match="seen enough"):
+            await serve(settings.model_copy(update={"port": 0}), page=False, opening=opening)
+    finally:
+        sys.setswitchinterval(before)
+    assert seen == [pytest.approx(TURN)]
 
 
 def test_sentences_differ_and_shares_are_of_the_values() -> None:
