@@ -3,8 +3,9 @@
 `python bench/load_mem0.py` runs inside that environment, where only mem0ai is installed; it prints a row a line.
 Its LLM and its embedder are replaced by ones that sleep as long as ours do and answer in the form that mem0 asks for,
 so that neither side pays for HTTP. Telemetry is off. The vector store is its default, Qdrant in this process: in RAM,
-because in a folder (`--store folder`) adds at the same time fail ("cannot start a transaction within a transaction").
-It is filled through `add(infer=False)`, and only what `add` says it wrote is counted as written.
+because in a folder (`--store folder`) adds at the same time fail ("cannot start a transaction within a transaction"),
+and one call at a time, because it is not made for several threads: without the lock (`--store ram`) searches and adds
+began to fail with 6 adds in flight, and with 50 all did ("operands could not be broadcast together"). It is filled through `add(infer=False)`, and only what `add` says it wrote is counted as written.
 """
 
 from __future__ import annotations
@@ -80,11 +81,30 @@ class LLM:
                 self.running -= 1
 
 
+def qdrant_in_ram(locked: bool) -> Any:
+    """A Qdrant client without a server; `locked`: one call at a time."""
+    client = importlib.import_module("qdrant_client").QdrantClient
+    if not locked:
+        return client(":memory:")
+    alone = threading.RLock()
+
+    def one_at_a_time(name: str) -> Any:
+        def call(self: Any, *args: Any, **more: Any) -> Any:
+            with alone:
+                return getattr(client, name)(self, *args, **more)
+
+        return call
+
+    calls = ("upsert", "query_points", "query_batch_points", "scroll", "retrieve", "delete", "set_payload", "count")
+    methods = {name: one_at_a_time(name) for name in (*calls, "update_vectors", "overwrite_payload")}
+    return type("OneAtATime", (client,), methods)(":memory:")
+
+
 def opened(folder: Path, store_in: str, llm: LLM) -> Any:
     """An AsyncMemory with the stand-ins in place."""
     store: dict[str, Any] = {"collection_name": "load", "path": str(folder / "qdrant"), "on_disk": True}
-    if store_in == "ram":
-        store = {"collection_name": "load", "client": importlib.import_module("qdrant_client").QdrantClient(":memory:")}
+    if store_in != "folder":
+        store = {"collection_name": "load", "client": qdrant_in_ram(store_in == "locked")}
     config = {
         "vector_store": {"provider": "qdrant", "config": {**store, "embedding_model_dims": DIMENSIONS}},
         "llm": {"provider": "openai", "config": {"api_key": "none", "model": "fake"}},
@@ -159,7 +179,7 @@ def rows(folder: Path, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--store", choices=["ram", "folder"], default="ram")
+    parser.add_argument("--store", choices=["locked", "ram", "folder"], default="locked")
     parser.add_argument("--memories", type=int, default=10_000)
     parser.add_argument("--in-flight", default="0,6,20,50,200")
     parser.add_argument("--searches", type=int, default=200)

@@ -239,8 +239,7 @@ async def under_writes(
     """Search latency while so many adds are in flight, from before the first search to after the last."""
     heartbeat = Heartbeat()
     writers = Writers(add, in_flight, pace.seed, f"writer{in_flight}-")
-    flights: list[int] = []
-    asked: list[int] = []
+    flights, asked = list[int](), list[int]()
 
     def seen() -> None:
         flights.append(writers.in_flight)
