@@ -52,17 +52,17 @@ class Weights:
     them.
     """
 
-    words: float = 1.0  # bm25, share of the ideal
-    words_rank: float = 0.15  # bm25, place between the worst and the best candidate; the same for the others
-    around: float = 1.0
+    words: float = 1.2  # bm25, share of the ideal
+    words_rank: float = 0.2  # bm25, place between the worst and the best candidate; the same for the others
+    around: float = 0.9
     around_rank: float = 0.2
-    meaning: float = 0.5
-    meaning_around: float = 0.75
-    session_words: float = 0.2
+    meaning: float = 0.7
+    meaning_around: float = 0.6
+    session_words: float = 0.3
     session_best: float = 0.1  # of the best record of the same session
     answers: float = 0.7  # of what the question that this person's turn answers scores above it
     answered: float = 0.5  # of what the assistant's answer to this turn scores above it
-    subject: float = 0.17  # said by the one that the question is about: +, by the other: -
+    subject: float = 0.2  # said by the one that the question is about: +, by the other: -
     when: float = 0.35  # names a time where the question asks for one
     strength: float = 0.05
     companion: float = 0.1  # of the memory that rests on this turn, or the other way round

@@ -34,6 +34,18 @@ class _Vocabulary(defaultdict[str, int]):
         return number
 
 
+class _Parts(dict[str, tuple[int, ...]]):
+    """Of each token that came, its number and those of its characters, worked out once."""
+
+    def __init__(self, vocabulary: _Vocabulary) -> None:
+        super().__init__()
+        self._vocabulary = vocabulary
+
+    def __missing__(self, token: str) -> tuple[int, ...]:
+        self[token] = numbers = tuple(self._vocabulary[part] for part in with_characters((token,)))
+        return numbers
+
+
 @dataclass(frozen=True, slots=True)
 class Base:
     """Postings sorted by token, for all passages below `passages`."""
@@ -82,7 +94,8 @@ class PostingsBuilder:
     """Counts tokens, passage by passage. Not for two threads at once."""
 
     def __init__(self) -> None:
-        self._vocabulary: defaultdict[str, int] = _Vocabulary()
+        self._vocabulary = _Vocabulary()
+        self._numbers = _Parts(self._vocabulary)
         self._flat = array("i")
         self._ends = array("q")
         self._base = Base(0, 0, np.zeros(1, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
@@ -93,7 +106,7 @@ class PostingsBuilder:
 
     @property
     def nbytes(self) -> int:
-        words = 110 * len(self._vocabulary)
+        words = 110 * len(self._vocabulary) + 160 * len(self._numbers)
         return words + 4 * len(self._flat) + 8 * len(self._ends) + 12 * len(self._base.passage)
 
     @property
@@ -103,11 +116,11 @@ class PostingsBuilder:
 
     def add(self, tokens: Sequence[str]) -> int:
         """Count a record: how many passages it became (at least one, maybe empty)."""
-        vocabulary = self._vocabulary
+        numbers = self._numbers
         parts = max(1, -(-len(tokens) // PASSAGE))
         for start in range(0, parts * PASSAGE, PASSAGE):
             passage = tokens[start : start + PASSAGE]
-            self._flat.extend([vocabulary[token] for token in with_characters(passage)])
+            self._flat.extend([number for token in passage for number in numbers[token]])
             self._ends.append(len(self._flat))
         return parts
 

@@ -28,7 +28,7 @@ Args = TypeVarTuple("Args")
 log = structlog.get_logger(__name__)
 
 PAGE = 2000  # records read at once
-SLICE_TOKENS = 8_000  # taken in between two turns of the loop, about 2 ms
+SLICE_TOKENS = 8_000  # taken in on the loop, about 2 ms
 INLINE_ROWS = 1_000  # shards up to this size are searched on the loop in under 2 ms
 MIB = 1024 * 1024
 
@@ -164,7 +164,7 @@ class ExactIndex:
             state, page = await self._reads.entries(scope, "", PAGE)
             shard = Shard(state.epoch, state.model, state.seq, keep_vectors=self._keep_vectors)
             while page and (state.epoch, state.model) == (shard.epoch, shard.model):
-                await _take_in(shard, page)
+                await self._take_in(shard, page)
                 state, page = await self._reads.entries(scope, page[-1].ref.record, PAGE)
             if (state.epoch, state.model) == (shard.epoch, shard.model):
                 # pages were read one after the other: what changed meanwhile comes now
@@ -178,8 +178,15 @@ class ExactIndex:
             for change in changes:
                 if change.entry is None:
                     shard.drop(change.record)
-            await _take_in(shard, [change.entry for change in changes if change.entry is not None])
+            await self._take_in(shard, [change.entry for change in changes if change.entry is not None])
             shard.cursor = changes[-1].seq if changes else seq
+
+    async def _take_in(self, shard: Shard, entries: Sequence[Entry]) -> None:
+        """Put entries: a few on the loop, many in a thread, so that nobody waits for somebody else's cold start."""
+        if sum(len(entry.tokens) + 50 for entry in entries) <= SLICE_TOKENS:
+            _put_all(shard, entries)
+        else:
+            await self._offload.thread(_put_all, shard, entries)
 
     def _evict(self, keep: Scope) -> None:
         used = self.nbytes
@@ -203,15 +210,9 @@ class ExactIndex:
         return await self._offload.thread(function, *args)
 
 
-async def _take_in(shard: Shard, entries: Sequence[Entry]) -> None:
-    """Put entries, letting others have the loop in between."""
-    budget = SLICE_TOKENS
+def _put_all(shard: Shard, entries: Sequence[Entry]) -> None:
     for entry in entries:
         shard.put(entry)
-        budget -= len(entry.tokens) + 50
-        if budget < 0:
-            budget = SLICE_TOKENS
-            await asyncio.sleep(0)
 
 
 def _check_dimensions(snapshot: Snapshot, vector: Floats) -> None:

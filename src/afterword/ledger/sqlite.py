@@ -74,10 +74,10 @@ class SqliteDatabase:
         self._busy = f"busy_timeout={int(lock_seconds * 1000)}"
         self._path = Path(url.database or "")
         self._where = f"the ledger {self._path}"
+        options = {"check_same_thread": False, "isolation_level": None, "cached_statements": 512}
+        url = url.set(drivername="sqlite+pysqlite")
         self._engine = sa.create_engine(
-            url.set(drivername="sqlite+pysqlite"),
-            poolclass=sa.NullPool,
-            connect_args={"check_same_thread": False, "isolation_level": None, "cached_statements": 512},
+            url, poolclass=sa.NullPool, connect_args=options, json_deserializer=dialect.read_json
         )
         self._waiting: queue.PriorityQueue[_Item[Any]] = queue.PriorityQueue()
         self._numbers = itertools.count()
