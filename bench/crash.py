@@ -31,7 +31,7 @@ from bench import traffic
 from bench.crash_plan import Kill, kills, short
 from bench.crash_server import Order
 from bench.house import House, Life, furnished, reached, until_dead
-from bench.judge import Judge
+from bench.judge import SEARCHES, Judge
 from bench.ledger_check import Findings, compare, examine, opened
 from bench.told import Told
 from bench.traffic import Client, Died
@@ -107,6 +107,7 @@ class Chapter:
         self._embed = "embed-a"
         self._more: dict[str, Any] = {"milvus_uri": str(folder / "milvus.db")} if options.index == "milvus" else {}
         self._patience = options.patience
+        self._searches = SEARCHES // 4 if options.short else SEARCHES
         self._number = 0
 
     async def kill(self, planned: Kill, tally: Tally) -> None:
@@ -187,7 +188,7 @@ class Chapter:
         async with reached(life) as http:
             judge = Judge(life, http, self._told, self._folder, self._rng)
             await judge.finish()
-            await judge.compare_searches(tally.findings)
+            await judge.compare_searches(tally.findings, self._searches)
             await judge.look_for_text(tally.findings)
         life.kill()
         await life.dead.wait()

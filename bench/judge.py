@@ -52,7 +52,7 @@ class Judge:
                 return
             self.given_up += sum(again)
 
-    async def compare_searches(self, found: Findings) -> None:
+    async def compare_searches(self, found: Findings, most: int = SEARCHES) -> None:
         """Each record that lives is found by a word of its own; every hit is a record that lives."""
         with opened(self._folder / "ledger.db", live=True) as book:
             living = book.rows(_LIVING)
@@ -60,7 +60,7 @@ class Judge:
         words = {said.word for person in self._told.people.values() for said in person.said.values()}
         sought = [(row, word) for row in living if (word := _word_in(row["text"], words))]
         self._rng.shuffle(sought)
-        for row, word in sought[:SEARCHES]:
+        for row, word in sought[:most]:
             hits = await self._search(row, word)
             self.searched += 1
             if (row["id"], row["version"]) not in hits:

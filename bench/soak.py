@@ -29,7 +29,7 @@ from afterword.testing import FakeOpenAI
 from bench import traffic
 from bench.crash_server import Order
 from bench.house import House, Life, died, furnished, reached
-from bench.judge import Judge
+from bench.judge import SEARCHES, Judge
 from bench.ledger_check import Findings, compare, examine, opened
 from bench.told import Told
 from bench.traffic import Client, Died
@@ -68,7 +68,7 @@ DEADLINES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast all goes, in seconds; pairs are the least and the most."""
+    """How fast all goes, in seconds (pairs: the least and the most), and how much is looked for."""
 
     check: float = 60.0  # between two looks at the ledger
     pause: tuple[float, float] = (0.1, 1.0)  # between two doings of one person
@@ -76,6 +76,7 @@ class Pace:
     fault: tuple[float, float] = (2.0, 6.0)
     calm: tuple[float, float] = (3.0, 12.0)  # between two faults
     sample: float = 5.0  # between two looks at memory and files
+    searches: int = SEARCHES  # at the end
 
 
 @dataclass(frozen=True)
@@ -261,7 +262,7 @@ class Soak:
         async with reached(life) as http:
             judge = Judge(life, http, self.told, self._folder, self._rng)
             await judge.finish()
-            await judge.compare_searches(self.record.findings)
+            await judge.compare_searches(self.record.findings, self._pace.searches)
             await judge.look_for_text(self.record.findings)
         life.kill()
         await died(life)

@@ -11,7 +11,7 @@ from bench.soak import Pace, Record, Sample, soak, told
 
 pytestmark = pytest.mark.anyio
 
-QUICK = Pace(check=2.0, pause=(0.0, 0.1), life=(1.0, 2.5), fault=(0.2, 0.5), calm=(0.1, 0.4), sample=0.5)
+QUICK = Pace(check=2.0, pause=(0.0, 0.1), life=(1.0, 2.5), fault=(0.2, 0.5), calm=(0.1, 0.4), sample=0.5, searches=30)
 
 
 async def test_a_short_soak_with_faults_and_kills_keeps_everything(tmp_path: Path) -> None:
