@@ -227,6 +227,8 @@ async def _chapter(chapter: Chapter, plan: Iterator[Kill], count: int, tally: Ta
     await chapter.end(tally)
     shown = {kind: count for kind, count in tally.findings.counts().items() if count}
     print(f"{tally.kills:>5} kills, {tally.acknowledged} turns, findings: {shown or 'none'}", flush=True)
+    for line in tally.findings.shown():  # now: a long run may be broken off
+        print(f"      {line}", flush=True)
 
 
 def main() -> None:

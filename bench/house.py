@@ -144,6 +144,7 @@ class House:
         if llm:
             models |= {"llm_base_url": self._llm.base_url, "llm_model": "fake"}
         waits = {"debounce": 0, "debounce_most": 0, "drain_deadline": 0.5, "lease": LEASE, "consolidate_cron": ""}
+        waits |= {"recall_deadline": 20.0}
         rates = {"backfill_per_minute": 1_000_000, "log_level": "warning"}
         return {"data_dir": str(folder), "port": 0, "open_browser": False, **models, **waits, **rates, **more}
 

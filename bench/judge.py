@@ -61,9 +61,12 @@ class Judge:
         sought = [(row, word) for row in living if (word := _word_in(row["text"], words))]
         self._rng.shuffle(sought)
         for row, word in sought[:most]:
+            wanted = (row["id"], row["version"])
             hits = await self._search(row, word)
+            if wanted not in hits:  # a search that was late says less than it knows, for once
+                hits = await self._search(row, word)
             self.searched += 1
-            if (row["id"], row["version"]) not in hits:
+            if wanted not in hits:
                 found.add("differs", f"{row['kind']} {row['id']} of {row['user_id']} is not found by {word!r}")
             for record, version in hits:
                 if (row["user_id"], record, version) not in there:
