@@ -35,10 +35,13 @@ from afterword.embedders.cached import CachedEmbedder
 from afterword.embedders.local import LocalEmbedder
 from afterword.lanes import embed_job
 from afterword.llms.quoting import QuotingLLM
+from afterword.offload import SystemClock
 from afterword.plan import Insert, Plan
+from afterword.ports import Desk, Policy
+from afterword.project import decide_embed
 from afterword.records import Filters, Hit, NewTurn
 from afterword.settings import Settings
-from afterword.testing import ScriptedLLM
+from afterword.testing import InlineOffload
 from afterword.wiring import open_memory
 from bench.recall_data import Asked, Conversation, Fact, Said, conversations
 from bench.recall_metrics import ADVERSARIAL, Level, percentile, table
@@ -51,7 +54,6 @@ CACHE = Path("~/.cache/afterword/bench-embeddings")
 QUERY_LIMIT = 100_000  # characters of a question that `search` takes
 PROBE_TURNS = 200
 FEW = 8  # passages that are embedded, and kept, at once: what a slow machine has done is not done again
-NOTHING_TO_KEEP = json.dumps({"entries": [{"turns": list(range(1, 1000)), "kind": "task_request", "record": ""}]})
 
 
 class TimedEmbedder:
@@ -138,7 +140,7 @@ class Run:
             now = [(told, *plan[stage]) for told, plan in plans if stage < len(plan)]
             for told, sessions, _ in now:
                 await self.tell(told, sessions)
-            await self.memory.worker.idle()
+            await settled(self.memory, self.timed, self.options)
             for told, _, questions in now:
                 for asked in questions:
                     await self.ask(told, asked)
@@ -227,9 +229,27 @@ async def memory_of(
         consolidate_cron="",
         index_memory_mb=8192,
     )
-    silent = None if options.facts == "rules" else ScriptedLLM(answers=lambda *_: NOTHING_TO_KEEP)
-    async with open_memory(settings, llm=QuotingLLM(), decider=silent, embedder=embedder, clock=clock) as memory:
+    rules = options.facts == "rules"
+    async with open_memory(settings, llm=QuotingLLM(), embedder=embedder, clock=clock, run_worker=rules) as memory:
         yield memory
+
+
+async def settled(memory: AsyncMemory, embedder: Embedder | None, options: argparse.Namespace) -> None:
+    """Until all that was told is decided (`--facts rules`) and embedded."""
+    if options.facts == "rules":
+        await memory.worker.idle()
+        return
+    if embedder is not None:
+        await embed_all(memory, embedder)
+
+
+async def embed_all(memory: AsyncMemory, embedder: Embedder) -> None:
+    """The worker's embedding jobs alone: the write decider stays away, and so do its rules. No job is cut short."""
+    desk = Desk(memory.ledger, None, embedder, InlineOffload(), SystemClock(), Policy())
+    while jobs := await memory.ledger.claim("bench", ["embed"], 1, 3600.0):
+        for job in jobs:
+            await memory.ledger.apply(job, await decide_embed(job, desk))
+            await memory.index.project(job.scope)
 
 
 async def probe(sets: Sequence[Conversation], options: argparse.Namespace) -> dict[str, float]:
@@ -249,7 +269,7 @@ async def probe(sets: Sequence[Conversation], options: argparse.Namespace) -> di
             for user, theirs in by_user.items():
                 await memory.add_turns(theirs, user)
             kept = time.perf_counter() - began
-            await memory.worker.idle()
+            await settled(memory, embedder, options)
             done = time.perf_counter() - began
     if embedder is not None:
         await embedder.aclose()
