@@ -174,6 +174,7 @@ _DECISIONS = (
         """SELECT v.scope_id, s.value FROM version v JOIN memory m USING (scope_id, id), json_each(v.sources) s
         WHERE v.version = 1 AND m.kind = 'episodic' AND v.job_id IS NOT NULL
         AND coalesce(m.retired, '') != 'decided again by an LLM'
+        AND NOT (v.author = 'rules' AND m.version > 1)  -- an LLM's decision leaves what somebody has touched since
         GROUP BY v.scope_id, s.value HAVING count(DISTINCT v.job_id) > 1""",
     ),
     Rule(

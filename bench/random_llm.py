@@ -79,7 +79,8 @@ class RandomLLM:
         wanted = next(iter(schema.get("properties", {})), "")
         made: dict[str, list[dict[str, Any]]] = json.loads(answer_json(schema, received.asked))
         if wanted == "entries":
-            made["entries"] = [self._entry(entry) for entry in made["entries"] if self._rng.random() < 0.9]
+            entries = [entry for entry in made["entries"] if isinstance(entry, dict)]  # else it was asked about nothing
+            made["entries"] = [self._entry(entry) for entry in entries if self._rng.random() < 0.9]
             self._tell(made["entries"], self._rng.choice(MANNERS))
         elif wanted == "verdicts":
             made["verdicts"] = self._verdicts(received.asked)
