@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from afterword.testing import FakeOpenAI
@@ -77,15 +77,15 @@ class RandomLLM:
         if CURSED in received.asked or self._rng.random() < self._bad:
             return "I would rather talk about the weather."
         wanted = next(iter(schema.get("properties", {})), "")
-        made: dict[str, list[dict[str, Any]]] = json.loads(answer_json(schema, received.asked))
+        made: dict[str, dict[str, dict[str, Any]]] = json.loads(answer_json(schema, received.asked))
         if wanted == "entries":
-            entries = [entry for entry in made["entries"] if isinstance(entry, dict)]  # else it was asked about nothing
-            made["entries"] = [self._entry(entry) for entry in entries if self._rng.random() < 0.9]
-            self._tell(made["entries"], self._rng.choice(MANNERS))
+            kept = {name: entry for name, entry in made["entries"].items() if self._rng.random() < 0.9}
+            made["entries"] = {name: self._entry(entry) for name, entry in kept.items()}
+            self._tell(made["entries"].values(), self._rng.choice(MANNERS))
         elif wanted == "verdicts":
-            made["verdicts"] = self._verdicts(received.asked)
+            made["verdicts"] = self._verdicts(made["verdicts"], received.asked)
         elif wanted == "changes":
-            made["changes"] = [self._change(change, schema) for change in made["changes"] if self._rng.random() < 0.8]
+            made["changes"] = {name: one for name, one in made["changes"].items() if self._rng.random() < 0.8}
         return json.dumps(made, ensure_ascii=False)
 
     def _entry(self, entry: dict[str, Any]) -> dict[str, Any]:
@@ -93,26 +93,20 @@ class RandomLLM:
             return {**entry, "kind": "small_talk", "record": ""}
         return {**entry, "kind": self._rng.choice(("personal_fact", "preference_or_instruction", "plan_or_event"))}
 
-    def _tell(self, entries: list[dict[str, Any]], manner: str) -> None:
+    def _tell(self, entries: Iterable[dict[str, Any]], manner: str) -> None:
         for entry in entries:
             entry["record"] = entry["record"].replace("The user said:", f"The user said {manner}:")
 
-    def _verdicts(self, asked: str) -> list[dict[str, Any]]:
+    def _verdicts(self, names: Iterable[str], asked: str) -> dict[str, dict[str, Any]]:
         memories, _, said = asked.rpartition("\nSAID\n")
         words = (_SAID.search(said) or {"text": said})["text"]
-        verdicts = []
-        for line in filter(None, map(_LINE.match, memories.splitlines())):
+        told = {f"#{line['number']}": line["text"] for line in filter(None, map(_LINE.match, memories.splitlines()))}
+        verdicts = {}
+        for name in names:
             verdict = self._rng.choice(("keep", "revise", "revise", "contradicted"))
-            text = f"{line['text']} Later: “{words}”" if verdict == "revise" else ""
-            verdicts.append({"memory": int(line["number"]), "verdict": verdict, "text": text[:470], "why": "chance"})
+            text = f"{told.get(name.split()[0], name)} Later: “{words}”" if verdict == "revise" else ""
+            verdicts[name] = {"verdict": verdict, "text": text[:470]}
         return verdicts
-
-    def _change(self, change: dict[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
-        facts = schema["properties"]["changes"]["items"]["properties"]["fact"]["maximum"]
-        if not facts or self._rng.random() < 0.6:
-            return change
-        action = self._rng.choice(("supersede", "revise"))
-        return {**change, "action": action, "fact": self._rng.randint(1, facts)}
 
 
 def manners_of(text: str) -> set[str]:

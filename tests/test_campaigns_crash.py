@@ -237,7 +237,8 @@ async def test_the_checker_sees_an_index_that_does_not_find_what_is_there(
 
 async def test_the_random_llm_answers_otherwise_when_it_is_asked_again() -> None:
     asked = {"messages": [{"role": "user", "content": "#1 Monday 2 March 2026 · the user: My kettle is red."}]}
-    schema = {"type": "object", "properties": {"entries": {"type": "array", "items": {"type": "object"}}}}
+    entries = {"type": "object", "properties": {"#1 the user: My kettle is red.": {"type": "object"}}}
+    schema = {"type": "object", "properties": {"entries": entries}}
     wanted = {"type": "json_schema", "json_schema": {"name": "entries", "schema": schema}}
     async with FakeOpenAI() as server, httpx.AsyncClient() as http:
         RandomLLM(random.Random(1)).speak_for(server)
