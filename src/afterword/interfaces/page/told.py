@@ -7,6 +7,7 @@ told in Chinese too; what it does not know stays as it came.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 
 # English → Chinese. A name in braces stands for any text; one that begins with `told` is translated in its turn.
@@ -188,8 +189,17 @@ def _pattern(english: str) -> re.Pattern[str]:
     return re.compile("".join(texts), re.DOTALL)
 
 
+def _forms() -> Iterator[tuple[str, str]]:
+    """Each text as it stands, and as others may read it: without what a server or a database said of it."""
+    for english, chinese in _ZH.items():
+        yield english, chinese
+        short = re.sub(r" \(\{why\}\)|: \{why\}$", "", english)
+        if short != english:
+            yield short, re.sub(r"（\{why\}）|：\{why\}$", "", chinese)
+
+
 # the longest first: a pattern with more words of its own says more
-_KNOWN = [(_pattern(english), chinese) for english, chinese in sorted(_ZH.items(), key=lambda pair: -len(pair[0]))]
+_KNOWN = [(_pattern(english), chinese) for english, chinese in sorted(_forms(), key=lambda pair: -len(pair[0]))]
 
 
 def told(text: str, lang: str) -> str:
