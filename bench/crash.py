@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import json
 import random
+import shutil
 import statistics
 import tempfile
 import time
@@ -93,6 +94,7 @@ class Options:
     only: str = ""
     short: bool = False
     lanes: int = 1
+    keep: Path | None = None
 
 
 class Chapter:
@@ -108,6 +110,7 @@ class Chapter:
         self._more: dict[str, Any] = {"milvus_uri": str(folder / "milvus.db")} if options.index == "milvus" else {}
         self._patience = options.patience
         self._searches = SEARCHES // 4 if options.short else SEARCHES
+        self._keep = options.keep
         self._number = 0
 
     async def kill(self, planned: Kill, tally: Tally) -> None:
@@ -201,6 +204,12 @@ class Chapter:
         tally.surprises += self._told.surprises
 
 
+    def keep(self, tally: Tally) -> None:
+        """Leave a folder in which something was found to be looked at."""
+        if self._keep is not None and tally.findings.found:
+            shutil.copytree(self._folder, self._keep / f"after-{tally.kills}")
+
+
 async def campaign(options: Options, tally: Tally) -> None:
     """Run all kills, on several folders at once: a lane waits most of the time."""
     rng = random.Random(options.seed)
@@ -229,6 +238,7 @@ async def _chapter(chapter: Chapter, plan: Iterator[Kill], count: int, tally: Ta
     print(f"{tally.kills:>5} kills, {tally.acknowledged} turns, findings: {shown or 'none'}", flush=True)
     for line in tally.findings.shown():  # now: a long run may be broken off
         print(f"      {line}", flush=True)
+    chapter.keep(tally)
 
 
 def main() -> None:
@@ -239,6 +249,7 @@ def main() -> None:
     parser.add_argument("--cold", action="store_true", help="each server from a process of its own, imports and all")
     parser.add_argument("--chapter", type=int, default=CHAPTER, help="kills on one data folder")
     parser.add_argument("--only", default="", help="only points with this in their name")
+    parser.add_argument("--keep", type=Path, default=None, help="where data folders go in which something was found")
     parser.add_argument("--log", type=Path, default=None, help="a file for the servers' logs")
     parser.add_argument("--lanes", type=int, default=2, help="data folders at once, each with a server of its own")
     options = Options(**vars(parser.parse_args()))

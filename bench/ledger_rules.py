@@ -187,7 +187,10 @@ _DECISIONS = (
         "lost",
         "turns before this decision were passed over",
         """SELECT d.chat_id, d.id, d.first FROM decision d WHERE d.kind = 'remember' AND d.first > 0 AND NOT EXISTS
-        (SELECT 1 FROM decision e WHERE e.scope_id = d.scope_id AND e.chat_id = d.chat_id AND e.last = d.first - 1)""",
+        (SELECT 1 FROM decision e WHERE e.scope_id = d.scope_id AND e.chat_id = d.chat_id AND e.last = d.first - 1)
+        AND NOT EXISTS (SELECT 1 FROM job j WHERE j.scope_id = d.scope_id AND j.chat_id = d.chat_id
+            AND j.finished_at IS NULL AND json_extract(j.window, '$.last') = d.first - 1)  -- its successor was cancelled
+        """,
     ),
     Rule(
         "disorder",

@@ -311,6 +311,24 @@ async def test_a_cancelled_remember_steps_over_one_window_and_no_more(house: Hou
     assert (await house.claim_one("remember")).id != waiting.id
 
 
+async def test_a_cancelled_remember_leaves_to_the_one_before_it_what_that_one_is_deciding(house: House) -> None:
+    await house.say("one")
+    earlier = await house.claim_one("remember")
+    await house.ledger.fix_window(earlier, {"chat_id": "c", "first": 0, "last": 0})
+    await house.say("two")
+    (waiting,) = await house.ledger.jobs(ANN, JobFilter(states=("queued",), kinds=("remember",)))
+    assert (await house.ledger.cancel(waiting.id)).window == {"chat_id": "c", "first": 1, "last": 1}
+
+
+async def test_a_cancelled_remember_steps_over_nothing_that_the_one_before_it_may_still_take(house: House) -> None:
+    await house.say("one")
+    await house.claim_one("remember")
+    await house.say("two")
+    (waiting,) = await house.ledger.jobs(ANN, JobFilter(states=("queued",), kinds=("remember",)))
+    assert (await house.ledger.cancel(waiting.id)).window is None
+    assert await house.ledger.cursor(ANN, "c") == 0
+
+
 async def test_finished_jobs_are_pruned_and_dead_ones_kept(house: House) -> None:
     await put(house, job("a"), job("b"), job("c", delay=9999))
     done, dead = await house.claim()

@@ -172,6 +172,26 @@ async def test_a_dead_job_can_be_retried_alone(opened: OpenMemory) -> None:
     assert len(await memory.get_all("ann")) == 1
 
 
+async def test_a_ticket_waits_for_its_own_job_though_the_next_one_was_cancelled(opened: OpenMemory) -> None:
+    llm = ScriptedLLM()
+    memory = await opened(llm=llm)
+    gate = llm.hold_complete()
+    first = await memory.submit("I moved to Oslo.", "ann")
+    with anyio.fail_after(10):
+        await gate.reached()
+    second = await memory.submit("I bought a boat.", "ann")
+    (waiting,) = await memory.jobs("ann", JobFilter(states=("queued",), kinds=("remember",)))
+    await memory.cancel_job(waiting.id, "ann")
+    with pytest.raises(NotRemembered):
+        await second.ids(5)
+    gate.release()
+    assert len(await first.ids(10)) == 1
+    await idle(memory)
+    await memory.retry_job(waiting.id, "ann")
+    await idle(memory)
+    assert len(await memory.get_all("ann")) == 2
+
+
 async def test_one_failing_chat_does_not_hold_up_the_users_other_chats(opened: OpenMemory) -> None:
     def answer(messages: Sequence[Message], schema: Any) -> str:
         return "prose" if any("POISON" in one.content for one in messages) else json.dumps({"entries": []})

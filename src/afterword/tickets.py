@@ -47,16 +47,20 @@ class LedgerTicket:
             ends[turn.chat_id] = max(turn.position, ends.get(turn.chat_id, -1))
         with self._ledger.watch(self._scope) as watch:
             for chat_id, last in ends.items():
-                while await self._ledger.cursor(self._scope, chat_id) <= last:
+                while await self._ledger.cursor(self._scope, chat_id) <= last or await self._is_open(chat_id):
                     await watch.changed()
-        await self._raise_if_given_up(ends)
 
-    async def _raise_if_given_up(self, ends: dict[str, int]) -> None:
-
-        for chat_id in ends:
-            wanted = JobFilter(states=("dead", "cancelled"), kinds=("remember",), chat_id=chat_id)
-            spans = [turn.position for turn in self.turns if turn.chat_id == chat_id]
-            for job in await self._ledger.jobs(self._scope, wanted):
-                window = job.window or {}
-                if any(window.get("first", 0) <= position <= window.get("last", -1) for position in spans):
-                    raise NotRemembered(f"job {job.id} was given up: {job.error or 'cancelled'}. Retry it to go on.")
+    async def _is_open(self, chat_id: str) -> bool:
+        """Whether a job still has turns of ours to decide, though the cursor has passed them: one that is tried again,
+        or one whose successor was cancelled meanwhile."""
+        wanted = JobFilter(states=("queued", "running", "dead", "cancelled"), kinds=("remember",), chat_id=chat_id)
+        spans = [turn.position for turn in self.turns if turn.chat_id == chat_id]
+        unfinished = False
+        for job in await self._ledger.jobs(self._scope, wanted):
+            window = job.window or {}
+            if not any(window.get("first", 0) <= position <= window.get("last", -1) for position in spans):
+                continue
+            if job.finished_at is not None:
+                raise NotRemembered(f"job {job.id} was given up: {job.error or 'cancelled'}. Retry it to go on.")
+            unfinished = True
+        return unfinished

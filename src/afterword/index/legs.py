@@ -77,14 +77,15 @@ def leading(legs: Mapping[str, Floats], allowed: Mask, limit: int) -> Ints:
 
 def candidates(snapshot: Snapshot, legs: Mapping[str, Floats], chosen: Ints) -> list[Candidate]:
     """The chosen rows with all legs that are known of them."""
+    if not len(chosen):
+        return []
     names = list(legs)
-    table = np.stack([legs[name][chosen] for name in names], axis=1).tolist() if len(chosen) else []
+    table = np.stack([legs[name][chosen] for name in names], axis=1)
     refs = [snapshot.refs[row] for row in chosen.tolist()]
-    # a NaN is what no vector is known for: it differs from itself
-    return [
-        Candidate(ref, {name: value for name, value in zip(names, line, strict=True) if value == value})
-        for ref, line in zip(refs, table, strict=True)
-    ]
+    rows = [dict(zip(names, line, strict=True)) for line in table.tolist()]
+    if np.isnan(table).any():  # what no vector is known for; a NaN differs from itself
+        rows = [{name: value for name, value in row.items() if value == value} for row in rows]
+    return [Candidate(ref, row) for ref, row in zip(refs, rows, strict=True)]
 
 
 def _best(scores: Floats, allowed: Mask, limit: int) -> Ints:
@@ -190,7 +191,8 @@ def cosines_of_rows(snapshot: Snapshot, vector: Floats) -> Floats:
     """Each row's best window of text against the query; NaN where there is no vector."""
     best = np.full(snapshot.size, -np.inf, np.float32)
     if len(snapshot.owner):
-        np.maximum.at(best, snapshot.owner, snapshot.matrix @ vector.astype(np.float32))
+        # not `@`: for so short a product BLAS wakes threads that then spin, ten times the CPU of the product itself
+        np.maximum.at(best, snapshot.owner, np.vecdot(snapshot.matrix, vector.astype(np.float32)))
     return np.where(np.isfinite(best), best, np.nan).astype(np.float32)
 
 

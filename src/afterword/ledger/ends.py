@@ -27,6 +27,11 @@ _move_cursor = (
     .where(_chat.c.decided < sa.bindparam("b_decided"))
     .values(decided=sa.bindparam("b_decided"))
 )
+_open_windows = (
+    sa.select(_job.c.id, _job.c.window)
+    .where(_job.c.scope_id == sa.bindparam("scope"), _job.c.kind == "remember", _job.c.chat_id == sa.bindparam("chat"))
+    .where(_job.c.finished_at.is_(None))
+)
 _waiting_remember = (
     sa.select(_job.c.id)
     .where(_job.c.scope_id == sa.bindparam("scope"), _job.c.kind == "remember", _job.c.chat_id == sa.bindparam("chat"))
@@ -86,7 +91,7 @@ def _read(tx: Tx, job_id: int) -> Job:
 def _give_up(held: Held, row: rows.Row, state: str, error: str, room: jobs.Room) -> None:
     values: dict[str, Any] = {"error": error, "fence": row.fence + 1}
     if row.kind == "remember" and row.chat_id is not None:
-        window = row.window or _window_to_skip(held, row.chat_id)
+        window = row.window or _window_to_skip(held, row)
         values["window"] = window
         jobs.end(held, row, state, **values)
         if window is not None:
@@ -100,12 +105,20 @@ def _give_up(held: Held, row: rows.Row, state: str, error: str, room: jobs.Room)
     _end_run(held, row, "failed" if state == "dead" else "cancelled", error)
 
 
-def _window_to_skip(held: Held, chat_id: str) -> dict[str, Any] | None:
-    chat = _chat_row(held, chat_id)
-    if chat is None or chat.last_user < chat.decided:
+def _window_to_skip(held: Held, row: rows.Row) -> dict[str, Any] | None:
+    """What this job would have read: the turns that are left by the chat's earlier jobs. None, if one of those may still
+    take them all."""
+    chat = _chat_row(held, row.chat_id)
+    if chat is None:
         return None
-    last = min(chat.last_user, chat.decided + STEP - 1)
-    return {"chat_id": chat_id, "first": chat.decided, "last": last}  # as the step fixes it: it may be tried again
+    at = {"scope": held.id, "chat": row.chat_id}
+    earlier = [one.window for one in held.conn.execute(_open_windows, at) if one.id < row.id]
+    if not all(earlier):
+        return None
+    first = max([chat.decided, *(window["last"] + 1 for window in earlier)])
+    last = min(chat.last_user, first + STEP - 1)
+    # as the step fixes it: it may be tried again
+    return {"chat_id": row.chat_id, "first": first, "last": last} if first <= last else None
 
 
 def _chat_row(held: Held, chat_id: str) -> rows.Row | None:
