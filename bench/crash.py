@@ -111,6 +111,7 @@ class Chapter:
         self._patience = options.patience
         self._searches = SEARCHES // 4 if options.short else SEARCHES
         self._keep = options.keep
+        self._findings = Findings()
         self._number = 0
 
     async def kill(self, planned: Kill, tally: Tally) -> None:
@@ -182,8 +183,9 @@ class Chapter:
 
     def _look(self, tally: Tally) -> None:
         with opened(self._folder / "ledger.db") as book:
-            examine(book, tally.findings)
-            compare(book, self._told, tally.findings)
+            examine(book, self._findings)
+            compare(book, self._told, self._findings)
+        tally.findings.found |= self._findings.found
 
     async def end(self, tally: Tally) -> None:
         """Let everything be done that is left, and look whether all is well."""
@@ -191,13 +193,14 @@ class Chapter:
         async with reached(life) as http:
             judge = Judge(life, http, self._told, self._folder, self._rng)
             await judge.finish()
-            await judge.compare_searches(tally.findings, self._searches)
-            await judge.look_for_text(tally.findings)
+            await judge.compare_searches(self._findings, self._searches)
+            await judge.look_for_text(self._findings)
         life.kill()
         await life.dead.wait()
         with opened(self._folder / "ledger.db") as book:
-            examine(book, tally.findings, rest=True)
-            compare(book, self._told, tally.findings)
+            examine(book, self._findings, rest=True)
+            compare(book, self._told, self._findings)
+        tally.findings.found |= self._findings.found
         tally.given_up += judge.given_up
         tally.searched += judge.searched
         tally.acknowledged += self._told.acknowledged
@@ -206,7 +209,7 @@ class Chapter:
 
     def keep(self, tally: Tally) -> None:
         """Leave a folder in which something was found to be looked at."""
-        if self._keep is not None and tally.findings.found:
+        if self._keep is not None and self._findings.found:
             shutil.copytree(self._folder, self._keep / f"after-{tally.kills}")
 
 

@@ -188,8 +188,9 @@ class Shelf:
         found = {ref: records[ref.record] for ref in refs if ref.record in records and ref.record not in self.gone}
         return {ref: record for ref, record in found.items() if record.ref == ref}
 
-    async def receipt(self, scope: Scope, reply_id: str) -> Receipt | None:
-        return self.book(scope).receipts.get(reply_id)
+    async def receipts(self, scope: Scope, reply_ids: Sequence[str]) -> dict[str, Receipt]:
+        kept = self.book(scope).receipts
+        return {reply: kept[reply] for reply in reply_ids if reply in kept}
 
     def _entry(self, book: Book, name: str) -> Entry | None:
         record = book.records.get(name)

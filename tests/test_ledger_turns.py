@@ -34,6 +34,8 @@ async def test_turns_keep_the_order_in_which_they_were_accepted(house: House) ->
     assert [(turn.position, turn.text) for turn in turns] == [(0, "one"), (1, "two"), (2, "three")]
     assert [turn.text for turn in await house.ledger.last_turns(ANN, "c", 2)] == ["two", "three"]
     assert [turn.text for turn in await house.ledger.turns(ANN, "c", first=1, last=1)] == ["two"]
+    places = [("c", 0), ("c", 9), ("d", 0)]
+    assert [turn.text for turn in await house.ledger.turns_at(ANN, places)] == ["one"]
 
 
 async def test_a_turn_comes_back_as_it_was_said(house: House) -> None:
@@ -130,6 +132,7 @@ async def test_a_reply_is_kept_with_its_receipt(house: House) -> None:
     assert receipt is not None
     assert (receipt.items[0].ref, receipt.items[0].parts, receipt.recall_ms) == (recalled, {"bm25": 1.5}, 3.5)
     assert await house.ledger.receipt(ANN, turn.id) is None
+    assert await house.ledger.receipts(ANN, [turn.id, reply.id]) == {reply.id: receipt}
 
 
 async def test_a_cut_reply_makes_place_for_a_whole_one_and_that_for_none(house: House) -> None:

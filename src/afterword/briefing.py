@@ -7,7 +7,7 @@ is left out, and the receipt says so.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -34,7 +34,6 @@ T = TypeVar("T")
 
 LEAST = 0.05  # seconds that reading beside the hits is left with
 LONG_QUERY = 4_000  # characters of a message, its beginning and its end, that what was found is held against
-NEAR = 3  # places between two turns that are read in one go
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +121,10 @@ class Briefing:
         """For each turn: the question that it answers, or the answer to the question that it asks."""
         turns = [hit for hit in hits if hit.kind == "turn" and hit.chat_id is not None and hit.position is not None]
         places = {(hit.chat_id or "", (hit.position or 0) + step) for hit in turns for step in (-1, 1)}
-        spans = list(_spans(sorted(place for place in places if place[1] >= 0)))
-        read = await asyncio.gather(*(self._reads.turns(scope, chat, first=a, last=b) for chat, a, b in spans))
+        read = await self._reads.turns_at(scope, sorted(places)) if places else []
         at = {
             (turn.chat_id, turn.position): turn
-            for part in read
-            for turn in part
+            for turn in read
             if turn.searchable and turn.text.strip() and turn.id not in exclude
         }
         found: dict[str, Beside] = {}
@@ -164,20 +161,6 @@ async def _in_time(awaited: Awaitable[T], otherwise: T, patience: float, what: s
 def _known_of(lasting: Lasting) -> Known:
     standing = tuple(hit_of(memory, 1.0, {"standing": 1.0}) for memory in lasting.standing)
     return Known({}, standing, lasting.ended, lasting.before)
-
-
-def _spans(places: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int, int]]:
-    """Chat, first and last place: places that lie near each other in one span."""
-    begun: tuple[str, int, int] | None = None
-    for chat, place in places:
-        if begun is not None and begun[0] == chat and place - begun[2] <= NEAR:
-            begun = (chat, begun[1], place)
-            continue
-        if begun is not None:
-            yield begun
-        begun = (chat, place, place)
-    if begun is not None:
-        yield begun
 
 
 def _needed(hit: Hit, before: Turn | None, after: Turn | None) -> Beside | None:

@@ -137,6 +137,10 @@ class Reads(Protocol):
         """Turns of a chat at positions first..last (included), in order."""
         ...
 
+    async def turns_at(self, scope: Scope, places: Sequence[tuple[str, int]]) -> list[Turn]:
+        """The turns at these places (chat, position), as far as they are there; in no order."""
+        ...
+
     async def last_turns(self, scope: Scope, chat_id: str, count: int) -> list[Turn]:
         """The newest `count` turns, oldest of them first."""
         ...
@@ -150,6 +154,10 @@ class Reads(Protocol):
         ...
 
     async def receipt(self, scope: Scope, reply_id: str) -> Receipt | None: ...
+
+    async def receipts(self, scope: Scope, reply_ids: Sequence[str]) -> dict[str, Receipt]:
+        """Those that are there, by reply."""
+        ...
 
     async def cursor(self, scope: Scope, chat_id: str) -> int:
         """Turns below this position are decided (0: none)."""

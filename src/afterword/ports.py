@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, TypeVarTuple
 
 from afterword.ledger_port import Decision, Entry, IndexChange, JobFilter, Ledger, Opening, Queue, Reads, Watch
 from afterword.plan import Plan
-from afterword.records import Filters, Hit, Job, Json, Ref, Scope
+from afterword.records import Filters, Hit, Job, Json, Ref, Scope, ScopeState
 
 if TYPE_CHECKING:
     import numpy as np
@@ -161,6 +161,7 @@ class Query:
     limit: int  # candidates wanted, a leg
     light: frozenset[str] = frozenset()  # tokens that say little: function words
     moments: tuple[str, ...] = ()  # tokens of the dates that it names (`afterword.moments`)
+    state: ScopeState | None = None  # what the search must know of at least; None: all that is in the ledger now
 
 
 @dataclass(frozen=True, slots=True)

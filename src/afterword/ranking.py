@@ -115,7 +115,7 @@ def fuse(candidates: Mapping[Ref, Mapping[str, float]], weights: Weights) -> dic
     """The parts that need no text, from the raw legs of all candidates. A record that has no vector yet gets the mean
     of the others' places."""
     legs = list(candidates.values())
-    parts: list[Parts] = [{} for _ in legs]
+    columns: dict[str, list[float]] = {}
     for name, leg, ideal, share, rank in (
         ("words", "bm25", "ideal", weights.words, weights.words_rank),
         ("around", "bm25_window", "ideal_window", weights.around, weights.around_rank),
@@ -123,12 +123,15 @@ def fuse(candidates: Mapping[Ref, Mapping[str, float]], weights: Weights) -> dic
         ("meaning", "dense", "", 0.0, weights.meaning),
         ("meaning_around", "dense_window", "", 0.0, weights.meaning_around),
     ):
-        places = _places([one.get(leg) for one in legs])
-        for one, part, place in zip(legs, parts, places, strict=True):
-            best = one.get(ideal, 0.0)
-            part[name] = rank * place + (share * min(1.0, one.get(leg, 0.0) / best) if best > 0 else 0.0)
-    _add_session_best(legs, parts, weights.session_best)
-    return dict(zip(candidates, parts, strict=True))
+        values = [one.get(leg) for one in legs]
+        column = [rank * place for place in _places(values)] if rank else [0.0] * len(legs)
+        best = legs[0].get(ideal, 0.0) if legs else 0.0  # the same for all
+        if share and best > 0:
+            column = [part + share * min(1.0, (value or 0.0) / best) for part, value in zip(column, values, strict=True)]
+        columns[name] = column
+    columns["session_best"] = _session_best(legs, columns, weights.session_best)
+    rows = zip(*columns.values(), strict=True)
+    return {ref: dict(zip(columns, row, strict=True)) for ref, row in zip(candidates, rows, strict=True)}
 
 
 def _places(values: Sequence[float | None]) -> list[float]:
@@ -141,20 +144,21 @@ def _places(values: Sequence[float | None]) -> list[float]:
     return [mean if value is None else (value - low) / width for value in values]
 
 
-def _add_session_best(legs: Sequence[Mapping[str, float]], parts: Sequence[Parts], weight: float) -> None:
-    sums = [sum(part.values()) for part in parts]
+def _session_best(
+    legs: Sequence[Mapping[str, float]], columns: Mapping[str, Sequence[float]], weight: float
+) -> list[float]:
+    sums = list(map(sum, zip(*columns.values(), strict=True)))
+    sessions = [leg.get("session", -1.0) for leg in legs]
     best: dict[float, float] = {}
-    for leg, total in zip(legs, sums, strict=True):
-        session = leg.get("session", -1.0)
+    for session, total in zip(sessions, sums, strict=True):
         best[session] = max(best.get(session, 0.0), total)
-    for leg, part, total in zip(legs, parts, sums, strict=True):
-        session = leg.get("session", -1.0)
-        part["session_best"] = weight * (total if session < 0 else best[session])
+    return [weight * (total if session < 0 else best[session]) for session, total in zip(sessions, sums, strict=True)]
 
 
 def leaders(fused: Mapping[Ref, Parts], count: int) -> list[Ref]:
     """The `count` best by what is known without their text."""
-    return sorted(fused, key=lambda ref: (-sum(fused[ref].values()), ref))[:count]
+    ordered = sorted((-sum(parts.values()), ref) for ref, parts in fused.items())
+    return [ref for _, ref in ordered[:count]]
 
 
 # ── the sum over what was read ─────────────────────────────────────────────────────────────────────────────────────
@@ -287,14 +291,17 @@ def without_repeaters(ranked: Sequence[Scored], given: Mapping[str, frozenset[st
 
 def without_twins(ranked: Sequence[Scored], tokens: Tokens) -> list[Scored]:
     """Of a memory and a turn it rests on that say the same, only the one in the better place."""
-    kept: list[Scored] = []
+    kept: dict[str, Scored] = {}
+    resting: dict[str, list[Scored]] = {}  # of those, by what they rest on
     for one in ranked:
-        twins = [other for other in kept if one.id in other.item.sources or other.id in one.item.sources]
+        twins = [kept[source] for source in one.item.sources if source in kept] + resting.get(one.id, [])
         words = content_words(one.item.text, tokens) if twins else frozenset()
         told = (len(words & content_words(twin.item.text, tokens)) for twin in twins)
         if not any(same >= TWIN * len(words) for same in told):
-            kept.append(one)
-    return kept
+            kept[one.id] = one
+            for source in one.item.sources:
+                resting.setdefault(source, []).append(one)
+    return list(kept.values())
 
 
 def item_of(record: Turn | MemoryRecord, now: datetime, half_life_days: float) -> Item:

@@ -121,6 +121,7 @@ class Recall:
         state = await self._reads.state(scope)
         vector, missed = await self._embedded(text, state.model)
         wanted = query_for(text, words, vector, state.model, filters, max(CANDIDATES, 2 * limit), self._clock.now())
+        wanted = replace(wanted, state=state)
         found, missed = await self._found(scope, wanted, missed)
         ranked, fused_refs = await self._ranked(scope, text, found, limit, filters)
         hits = tuple(_hit(one, fused_refs[one.item.ref]) for one in ranked[:limit])
@@ -182,11 +183,10 @@ class Recall:
     async def _given(self, scope: Scope, records: Sequence[Turn | MemoryRecord]) -> dict[str, frozenset[str]]:
         """What each reply among the records was given: ids of memories and of the turns they rest on."""
         made = [record.id for record in records if isinstance(record, Turn) and record.reply_to is not None]
-        receipts = await asyncio.gather(*(self._reads.receipt(scope, reply) for reply in made))
+        receipts = await self._reads.receipts(scope, made) if made else {}
         return {
             reply: frozenset(name for item in receipt.items for name in (item.ref.record, *item.sources))
-            for reply, receipt in zip(made, receipts, strict=True)
-            if receipt is not None
+            for reply, receipt in receipts.items()
         }
 
 

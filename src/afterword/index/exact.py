@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from afterword.index.bm25 import Asked, Floats
     from afterword.ports import Candidate, Entry, Offload, Query, Reads
-    from afterword.records import Ref, Scope
+    from afterword.records import Ref, Scope, ScopeState
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
@@ -107,7 +107,7 @@ class ExactIndex:
 
     async def search(self, scope: Scope, query: Query) -> list[Candidate]:
         """All of what a snapshot knows, as `legs` describes it."""
-        shard, snapshot = await self._caught_up(scope)
+        shard, snapshot = await self._caught_up(scope, query.state)
         asked = shard.postings.asked(query.tokens, query.light, query.moments)
         if query.vector is None or query.model != shard.model:
             return await self._run(snapshot, search, snapshot, query, asked, None)
@@ -118,7 +118,7 @@ class ExactIndex:
 
     async def lead(self, scope: Scope, query: Query, found: Iterable[Ref] = ()) -> Lead:
         """Search by words; `found` are hits from elsewhere whose neighbours are wanted too."""
-        shard, snapshot = await self._caught_up(scope)
+        shard, snapshot = await self._caught_up(scope, query.state)
         asked = shard.postings.asked(query.tokens, query.light, query.moments)
         wanted = await self._run(snapshot, _wanted, snapshot, query, asked, tuple(found))
         return Lead(snapshot, asked, wanted)
@@ -135,12 +135,16 @@ class ExactIndex:
         self._slots.move_to_end(scope)
         return slot
 
-    async def _caught_up(self, scope: Scope) -> tuple[Shard, Snapshot]:
-        """The shard with all that is in the ledger now. A search that gives up leaves the work going on, so that the
-        next one finds it done."""
+    async def _caught_up(self, scope: Scope, least: ScopeState | None) -> tuple[Shard, Snapshot]:
+        """The shard with what was in the ledger at `least` (None: now). A search that gives up leaves the work going on,
+        so that the next one finds it done."""
         if self._closed:
             raise Closed("the index was closed")
-        task = asyncio.create_task(self._catch_up(scope, self._slot(scope)))
+        slot = self._slot(scope)
+        shard = slot.shard
+        if least is not None and shard is not None and not slot.lock.locked() and shard.is_frozen_at(least):
+            return shard, shard.frozen()
+        task = asyncio.create_task(self._catch_up(scope, slot))
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return await asyncio.shield(task)

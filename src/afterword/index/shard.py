@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from afterword.index.bm25 import Floats, Ints, Postings, PostingsBuilder
 from afterword.moments import moment_tokens
-from afterword.records import Filters, Json, Ref
+from afterword.records import Filters, Json, Ref, ScopeState
 from afterword.tokens import script_of
 
 if TYPE_CHECKING:
@@ -229,6 +229,11 @@ class Shard:
     def is_frozen(self) -> bool:
         """True when `frozen` has nothing to do."""
         return self._snapshot is not None
+
+    def is_frozen_at(self, state: ScopeState) -> bool:
+        """The same, and it knows all that the ledger held at `state`."""
+        same = (self.epoch, self.model) == (state.epoch, state.model)
+        return self.is_frozen() and same and self.cursor >= state.seq
 
     def frozen(self) -> Snapshot:
         """What it knows now."""

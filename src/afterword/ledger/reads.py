@@ -80,6 +80,9 @@ class SqlReads:
     ) -> list[Turn]:
         return await self._of(scope, turn_reads.turns, chat_id, first, last, limit)
 
+    async def turns_at(self, scope: Scope, places: Sequence[tuple[str, int]]) -> list[Turn]:
+        return await self._of(scope, turn_reads.turns_at, places)
+
     async def last_turns(self, scope: Scope, chat_id: str, count: int) -> list[Turn]:
         return await self._of(scope, turn_reads.last_turns, chat_id, count)
 
@@ -91,6 +94,9 @@ class SqlReads:
 
     async def receipt(self, scope: Scope, reply_id: str) -> Receipt | None:
         return await self._of(scope, turn_reads.receipt, reply_id)
+
+    async def receipts(self, scope: Scope, reply_ids: Sequence[str]) -> dict[str, Receipt]:
+        return await self._of(scope, turn_reads.receipts, reply_ids)
 
     async def cursor(self, scope: Scope, chat_id: str) -> int:
         return await self._of(scope, turn_reads.cursor, chat_id)

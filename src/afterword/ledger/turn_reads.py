@@ -8,10 +8,13 @@ import sqlalchemy as sa
 
 from afterword.errors import NotFound
 from afterword.ledger import rows, schema, shadow
+from afterword.ledger.tx import chunks
 from afterword.ports import Opening
 from afterword.records import Chat
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from afterword.records import Receipt, Turn
 
 TITLE_LENGTH = 80  # characters
@@ -27,6 +30,11 @@ _between = (
     .order_by(_turn.c.position)
     .limit(sa.bindparam("most", type_=sa.Integer))
 )
+_at_positions = _turns.where(
+    _turn.c.scope_id == _scope,
+    _turn.c.chat_id == sa.bindparam("chat"),
+    _turn.c.position.in_(sa.bindparam("positions", expanding=True)),
+)
 _newest = (
     _turns.where(_turn.c.scope_id == _scope, _turn.c.chat_id == sa.bindparam("chat"))
     .order_by(_turn.c.position.desc())
@@ -34,8 +42,8 @@ _newest = (
 )
 _one = _turns.where(_turn.c.scope_id == _scope, _turn.c.id == sa.bindparam("turn"))
 _reply = _turns.where(_turn.c.scope_id == _scope, _turn.c.reply_to == sa.bindparam("turn"))
-_receipt = sa.select(schema.receipt).where(
-    schema.receipt.c.scope_id == _scope, schema.receipt.c.reply_id == sa.bindparam("reply")
+_receipts = sa.select(schema.receipt).where(
+    schema.receipt.c.scope_id == _scope, schema.receipt.c.reply_id.in_(sa.bindparam("replies", expanding=True))
 )
 LAST = 2**31 - 1  # a position beyond all
 _cursor = sa.select(_chat.c.decided).where(
@@ -70,6 +78,18 @@ def turns(conn: sa.Connection, scope_id: int, chat_id: str, first: int, last: in
     return [rows.turn_from(row) for row in conn.execute(_between, at)]
 
 
+def turns_at(conn: sa.Connection, scope_id: int, places: Sequence[tuple[str, int]]) -> list[Turn]:
+    of_chat: dict[str, list[int]] = {}
+    for chat_id, position in places:
+        of_chat.setdefault(chat_id, []).append(position)
+    found = []
+    for chat_id, positions in of_chat.items():
+        for part in chunks(positions):
+            at = {"scope": scope_id, "chat": chat_id, "positions": part}
+            found += [rows.turn_from(row) for row in conn.execute(_at_positions, at)]
+    return found
+
+
 def last_turns(conn: sa.Connection, scope_id: int, chat_id: str, count: int) -> list[Turn]:
     found = conn.execute(_newest, {"scope": scope_id, "chat": chat_id, "most": count})
     return [rows.turn_from(row) for row in found][::-1]
@@ -92,8 +112,15 @@ def opening(conn: sa.Connection, scope_id: int, turn_id: str, most: int) -> Open
 
 
 def receipt(conn: sa.Connection, scope_id: int, reply_id: str) -> Receipt | None:
-    row = conn.execute(_receipt, {"scope": scope_id, "reply": reply_id}).first()
-    return None if row is None else rows.receipt_from(row)
+    return receipts(conn, scope_id, [reply_id]).get(reply_id)
+
+
+def receipts(conn: sa.Connection, scope_id: int, reply_ids: Sequence[str]) -> dict[str, Receipt]:
+    found: dict[str, Receipt] = {}
+    for part in chunks(reply_ids):
+        for row in conn.execute(_receipts, {"scope": scope_id, "replies": part}):
+            found[row.reply_id] = rows.receipt_from(row)
+    return found
 
 
 def cursor(conn: sa.Connection, scope_id: int, chat_id: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import sqlalchemy as sa
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from afterword.records import Scope
 
+T = TypeVar("T")
 What = Literal["insert", "revise", "embedded", "retire", "erase"]
 CHUNK = 500  # values in one IN list
 
@@ -27,7 +28,7 @@ _state = (
 _write_state = sa.update(schema.scope).where(schema.scope.c.id == sa.bindparam("b_id"))
 
 
-def chunks(values: Sequence[str]) -> list[Sequence[str]]:
+def chunks(values: Sequence[T]) -> list[Sequence[T]]:
     """`values` cut so that each part fits into one IN list on every database."""
     return [values[start : start + CHUNK] for start in range(0, len(values), CHUNK)]
 

@@ -61,6 +61,8 @@ def _look(conn: sa.Connection) -> None:
     memories.read(conn, -1, [Ref("t", 1)])
     turn_reads.last_turns(conn, -1, "c", 1)
     turn_reads.turns(conn, -1, "c", 0, 1, 1)
+    turn_reads.turns_at(conn, -1, [("c", 0)])
+    turn_reads.receipts(conn, -1, ["t"])
     with contextlib.suppress(NotFound):
         turn_reads.opening(conn, -1, "t", 1)
     turn_reads.cursor(conn, -1, "c")
