@@ -13,8 +13,9 @@ from afterword import open_memory
 from afterword.interfaces.http import create_app
 from afterword.ledger import sqlite as sqlite_ledger
 from afterword.ports import JobFilter
+from afterword.records import NewTurn
 from afterword.settings import Settings
-from afterword.testing import ScriptedLLM
+from afterword.testing import HashingEmbedder, ScriptedLLM
 from tests.serving import client_of
 from tests.waiting import idle
 
@@ -52,6 +53,24 @@ async def test_a_deleted_chat_leaves_no_decision_behind_that_quotes_it(tmp_path:
     jobs = {job for (job,) in ledger.execute("SELECT id FROM job")}
     ledger.close()
     assert not [row for row in left if row[0] not in jobs or "ither" in row[1]]
+
+
+async def test_what_a_person_edits_and_what_follows_an_erased_turn_is_embedded_at_once(tmp_path: Path) -> None:
+    async def lacking() -> int:
+        await idle(memory)
+        have, total = await memory.ledger.vector_counts(memory.scope("ann"), embedder.model)
+        return total - have
+
+    embedder = HashingEmbedder()
+    async with open_memory(quick(tmp_path), llm=ScriptedLLM(), embedder=embedder) as memory:
+        said = [NewTurn("c", "user", text) for text in ("I moved to Oslo.", "My boat is green.")]
+        first, _ = (await memory.add_turns(said, "ann")).turns
+        assert await lacking() == 0
+        await memory.delete(first.id, "ann")
+        assert await lacking() == 0
+        (kept, *_) = await memory.get_all("ann")
+        await memory.update(kept.id, "The user's boat is blue.", "ann")
+        assert await lacking() == 0
 
 
 async def test_text_erased_just_before_a_kill_leaves_the_write_ahead_log_at_the_next_start(

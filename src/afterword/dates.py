@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
+from functools import lru_cache
 from typing import NamedTuple
 
 from afterword.texts import Language
@@ -91,7 +92,8 @@ def absolute(text: str, local: datetime) -> str:
     return "".join([*out, text[at:]])
 
 
-def relative(text: str, local: datetime) -> list[Found]:
+@lru_cache(maxsize=64)  # a turn is shown to the LLM, and then what came of it is held against it
+def relative(text: str, local: datetime) -> tuple[Found, ...]:
     """Times told relative to `local` that can be worked out for certain; in order, without overlaps."""
     found: list[Found] = []
     for pattern, meaning in _PATTERNS:
@@ -103,7 +105,7 @@ def relative(text: str, local: datetime) -> list[Found]:
             except (OverflowError, ValueError):
                 continue  # "in 100000 years": no date can say it
             found.append(Found(match.start(), match.end(), label, preposition))
-    return sorted(found)
+    return tuple(sorted(found))
 
 
 Meaning = Callable[[re.Match[str], date], tuple[str, str]]

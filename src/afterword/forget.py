@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from afterword.lanes import forget_job
+from afterword.lanes import embed_job, forget_job
 from afterword.plan import Change, Erase, Plan
 from afterword.ports import Step
 from afterword.records import Filters, MemoryRecord, Ref
@@ -35,6 +35,8 @@ async def decide(job: Job, desk: Desk) -> Plan:
     chosen = [turn.id for turn in turns] + [episode.id for episode in episodes]
     changes: tuple[Change, ...] = tuple(Erase(record) for record in dict.fromkeys(chosen))
     jobs = (forget_job(job.scope, job.payload),) if turns or len(episodes) >= MOST else ()
+    if turns and desk.embedder is not None:  # the turns that follow erased ones are embedded again
+        jobs = (*jobs, embed_job(job.scope))
     return Plan(changes, {"turns": len(turns), "episodes": len(episodes), "before": before.isoformat()}, jobs)
 
 

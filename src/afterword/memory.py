@@ -282,12 +282,14 @@ class AsyncMemory:
         if old.retired:
             raise NotFound(f"memory {memory_id} is retired ({old.retired}): edit a current one")
         change = Revise(old.ref, checked_text(text), "person", why="edited by a person")
-        await self.ledger.edit(scope, Plan((change,)))
+        await self.ledger.edit(scope, Plan((change,), jobs=tuple(self._intake.embedding(scope))))
         return await self.ledger.memory(scope, memory_id)
 
     async def delete(self, memory_id: str, user_id: str) -> None:
         """Erase a memory or a turn with all its versions. Raises `NotFound`."""
-        await self.ledger.edit(self.scope(user_id), Plan((Erase(checked_id(memory_id, "memory_id")),)))
+        scope, erased = self.scope(user_id), Erase(checked_id(memory_id, "memory_id"))
+        # the turn that follows an erased one is embedded again: its vectors may hold something of it
+        await self.ledger.edit(scope, Plan((erased,), jobs=tuple(self._intake.embedding(scope))))
 
     async def history(self, memory_id: str, user_id: str) -> list[MemoryRecord]:
         """All versions, oldest first. Raises `NotFound`."""

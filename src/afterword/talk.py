@@ -69,6 +69,11 @@ class Talk:
         return [one for one in told if not rules.forbidden(one.sentence, policy.never)]
 
     @cached_property
+    def evidence(self) -> dict[str, str]:
+        """Of each turn by its id, how the prompt showed it: with its date, its speaker and its times worked out."""
+        return {turn.id: _evidence_of(turn.text, turn) for turn in (*self.before, *self.new)}
+
+    @cached_property
     def wanted(self) -> dict[int, Turn]:
         """The turns worth an entry."""
         return {
@@ -136,8 +141,8 @@ def _rests_on(text: str, turn: Turn, talk: Talk) -> bool:
     known = talk.upto(turn)
     people = " ".join({said_by(one, "en") for one in known})
     said = _evidence_of(_PICTURE.sub("", talk.own(turn)), turn)
-    around = "\n".join(_evidence(one) for one in known)
-    persons = "\n".join(_evidence(one) for one in known if is_person(one))  # an assistant is no evidence
+    around = "\n".join(talk.evidence[one.id] for one in known)
+    persons = "\n".join(talk.evidence[one.id] for one in known if is_person(one))  # an assistant is no evidence
     question = talk.question_to(turn)
     goes_on = question or not talk.between_people
     answers = goes_on and grounded(text, said, least=ANSWERED, people=people)
@@ -145,11 +150,6 @@ def _rests_on(text: str, turn: Turn, talk: Talk) -> bool:
         answers = grounded(text, said, least=TOLD, people=people)
     borrowed = dates_in(text) - dates_in(f"{said}\n{_evidence_of(question, turn)}")
     return bool(answers) and not borrowed and not invented_details(text, around)
-
-
-def _evidence(turn: Turn) -> str:
-    """The turn as the prompt showed it: with its date, its speaker and its times worked out."""
-    return _evidence_of(turn.text, turn)
 
 
 def _evidence_of(text: str, turn: Turn) -> str:

@@ -62,8 +62,11 @@ def tokens(text: str) -> tuple[str, ...]:
 def script_of(words: Sequence[str]) -> int:
     """A number for the script that most of the first words are written in: Latin, Greek and Cyrillic, those of the Near
     East, of East Asia, any other."""
+    looked_at = words[:LOOKED_AT]
+    if "".join(looked_at).isascii():  # most are, and of a large memory every record is asked
+        return 0
     seen = [0] * (len(_SCRIPTS) + 1)
-    for word in words[:LOOKED_AT]:
+    for word in looked_at:
         seen[bisect_right(_SCRIPTS, word[0])] += 1
     return max(range(len(seen)), key=seen.__getitem__)
 

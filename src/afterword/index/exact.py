@@ -168,8 +168,8 @@ class ExactIndex:
             state, page = await self._reads.entries(scope, "", PAGE)
             shard = Shard(state.epoch, state.model, state.seq, keep_vectors=self._keep_vectors)
             while page and (state.epoch, state.model) == (shard.epoch, shard.model):
-                await self._take_in(shard, page)
-                state, page = await self._reads.entries(scope, page[-1].ref.record, PAGE)
+                following = self._reads.entries(scope, page[-1].ref.record, PAGE)
+                _, (state, page) = await asyncio.gather(self._take_in(shard, page), following)
             if (state.epoch, state.model) == (shard.epoch, shard.model):
                 # pages were read one after the other: what changed meanwhile comes now
                 await self._follow(scope, shard, state.seq)

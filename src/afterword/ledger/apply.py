@@ -67,11 +67,14 @@ def apply(tx: Tx, job: Job, plan: p.Plan, tokens: Mapping[str, str], room: jobs.
     return doing.refs
 
 
-def edit(tx: Tx, scope: Scope, plan: p.Plan, ids: Sequence[str], tokens: Mapping[str, str]) -> list[Ref]:
+def edit(
+    tx: Tx, scope: Scope, plan: p.Plan, ids: Sequence[str], tokens: Mapping[str, str], room: jobs.Room
+) -> list[Ref]:
     """A person's plan. Raises `VersionConflict`, `NotFound`."""
     held = tx.hold(scope)
     doing = _Applying(held, tokens, ids)
     _run_changes(doing, plan)
+    jobs.follow(held, plan.jobs, room)
     return doing.refs
 
 

@@ -108,7 +108,7 @@ class SqlLedger(SqlReads):
         tokens = await self._plan_tokens(plan)
         ids = [uuid.uuid4().hex for _ in plan.changes]
         return await self._db.write(
-            lambda tx: applying.edit(tx, scope, plan, ids, tokens), Rank.PERSON, erases=_erases(plan)
+            lambda tx: applying.edit(tx, scope, plan, ids, tokens, self._room), Rank.PERSON, erases=_erases(plan)
         )
 
     async def _plan_tokens(self, plan: Plan) -> dict[str, str]:

@@ -70,7 +70,7 @@ def changes(conn: sa.Connection, scope_id: int, after: int, limit: int) -> list[
 
 def entries(conn: sa.Connection, scope_id: int, after: str, limit: int) -> tuple[ScopeState, list[Entry]]:
     at = state(conn, scope_id)
-    found = conn.execute(_entries, {"id": scope_id, "after": after, "model": at.model or "", "most": limit})
+    found = conn.execute(_entries, {"id": scope_id, "after": after, "model": at.model or "", "most": limit}).all()
     return at, [rows.entry_from(row) for row in found]
 
 
