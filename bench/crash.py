@@ -206,7 +206,6 @@ class Chapter:
         tally.acknowledged += self._told.acknowledged
         tally.surprises += self._told.surprises
 
-
     def keep(self, tally: Tally) -> None:
         """Leave a folder in which something was found to be looked at."""
         if self._keep is not None and self._findings.found:

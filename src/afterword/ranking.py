@@ -127,7 +127,9 @@ def fuse(candidates: Mapping[Ref, Mapping[str, float]], weights: Weights) -> dic
         column = [rank * place for place in _places(values)] if rank else [0.0] * len(legs)
         best = legs[0].get(ideal, 0.0) if legs else 0.0  # the same for all
         if share and best > 0:
-            column = [part + share * min(1.0, (value or 0.0) / best) for part, value in zip(column, values, strict=True)]
+            column = [
+                part + share * min(1.0, (value or 0.0) / best) for part, value in zip(column, values, strict=True)
+            ]
         columns[name] = column
     columns["session_best"] = _session_best(legs, columns, weights.session_best)
     rows = zip(*columns.values(), strict=True)

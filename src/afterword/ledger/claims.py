@@ -51,6 +51,7 @@ _take_it = (
         lease_until=sa.bindparam("b_until"),
     )
 )
+_fix_window = sa.update(_job).where(_job.c.id == sa.bindparam("b_id")).values(window=sa.bindparam("b_window"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +146,8 @@ def fix_window(tx: Tx, job: Job, window: Json) -> Job:
     _, row = jobs.own(tx, job)
     if row.window is None:
         kept = checked_json(window, "window")
-        tx.conn.execute(sa.update(_job).where(_job.c.id == row.id).values(window=kept))
-    return rows.job_from(tx.conn.execute(_with_scope.where(_job.c.id == row.id)).one())
+        tx.conn.execute(_fix_window, {"b_id": row.id, "b_window": kept})
+    return rows.job_from(tx.conn.execute(_of_ids, {"ids": [row.id]}).one())
 
 
 def renew(tx: Tx, worker: str, held: Sequence[Job], lease: float) -> set[int]:

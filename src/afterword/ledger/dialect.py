@@ -39,15 +39,20 @@ def read_json(text: str) -> Any:
     return json.loads(text)
 
 
-def insert(conn: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
-    """An INSERT that knows ON CONFLICT."""
-    return _insert_into(conn.dialect.name, table)
-
-
 def _insert_into(name: str, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
     # the dialect in use is loaded already, the other one (a quarter of a second of CPU for PostgreSQL's) never
     made: sqlite.Insert | postgresql.Insert = import_module(f"sqlalchemy.dialects.{name}").insert(table)
     return made
+
+
+def insert_new(conn: sa.Connection, table: sa.Table) -> sa.Insert:
+    """An INSERT of what is not there yet. Rows are given at execution."""
+    return _insert_new_of(conn.dialect.name, table)
+
+
+@cache  # building it costs several times what running it does
+def _insert_new_of(name: str, table: sa.Table) -> sa.Insert:
+    return _insert_into(name, table).on_conflict_do_nothing()
 
 
 def upsert(conn: sa.Connection, table: sa.Table, key: tuple[str, ...], stored: tuple[str, ...]) -> sa.Insert:
@@ -55,7 +60,7 @@ def upsert(conn: sa.Connection, table: sa.Table, key: tuple[str, ...], stored: t
     return upsert_of(conn.dialect.name, table, key, stored)
 
 
-@cache  # building it costs several times what running it does
+@cache
 def upsert_of(name: str, table: sa.Table, key: tuple[str, ...], stored: tuple[str, ...]) -> sa.Insert:
     new = _insert_into(name, table)
     values = {column: new.excluded[column] for column in stored}

@@ -22,6 +22,12 @@ _rests = schema.rests
 _chat = schema.chat
 _decision = schema.decision
 _job = schema.job
+_there = [
+    sa.select(table.c.id).where(
+        table.c.scope_id == sa.bindparam("scope"), table.c.id.in_(sa.bindparam("ids", expanding=True))
+    )
+    for table in (_turn, _memory)
+]
 
 
 def erase(held: Held, record: str) -> bool:
@@ -161,9 +167,8 @@ def _only_resting_on(held: Held, gone: Sequence[str]) -> list[str]:
 def _present(held: Held, records: set[str]) -> set[str]:
     found: set[str] = set()
     for part in chunks(sorted(records)):
-        for table in (_turn, _memory):
-            at = table.c.scope_id == held.id, table.c.id.in_(part)
-            found.update(held.conn.execute(sa.select(table.c.id).where(*at)).scalars())
+        for query in _there:
+            found.update(held.conn.execute(query, {"scope": held.id, "ids": part}).scalars())
     return found
 
 

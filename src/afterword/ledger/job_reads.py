@@ -27,8 +27,22 @@ _turn = schema.turn
 _jobs = sa.select(*rows.job_columns).join_from(_job, _scope, _scope.c.id == _job.c.scope_id)
 
 
+_of_chat = (
+    _jobs.where(_job.c.scope_id == sa.bindparam("scope"), _job.c.chat_id == sa.bindparam("chat"))
+    .where(
+        _job.c.kind.in_(sa.bindparam("kinds", expanding=True)), _job.c.state.in_(sa.bindparam("states", expanding=True))
+    )
+    .order_by(_job.c.id.desc())
+    .limit(sa.bindparam("most", type_=sa.Integer))
+)
+
+
 def jobs(conn: sa.Connection, scope_id: int | None, wanted: JobFilter) -> list[Job]:
     """Newest first; `scope_id` None: of all scopes."""
+    if scope_id is not None and wanted.states and wanted.kinds and wanted.chat_id is not None and wanted.before is None:
+        # what each ticket asks: building a statement costs several times what running it does
+        at = {"scope": scope_id, "chat": wanted.chat_id, "kinds": wanted.kinds, "states": wanted.states}
+        return [rows.job_from(row) for row in conn.execute(_of_chat, {**at, "most": wanted.limit})]
     query = _jobs if scope_id is None else _jobs.where(_job.c.scope_id == scope_id)
     if wanted.states:
         query = query.where(_job.c.state.in_(wanted.states))

@@ -9,13 +9,15 @@ import sqlalchemy as sa
 from afterword.errors import InvalidInput, NotFound
 from afterword.ledger import rows, schema
 from afterword.ledger.tx import chunks
+from afterword.records import Filters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from afterword.records import Filters, MemoryRecord, Ref, Turn
+    from afterword.records import MemoryRecord, Ref, Turn
 
 PAGE = 500
+NO_FILTERS = Filters()
 
 _memory = schema.memory
 _version = schema.version
@@ -28,6 +30,18 @@ _of_ids = _current.where(_memory.c.scope_id == sa.bindparam("scope"), _memory.c.
 _turns_of_ids = sa.select(*rows.turn_columns).where(
     schema.turn.c.scope_id == sa.bindparam("scope"), schema.turn.c.id.in_(_ids), schema.turn.c.searchable == 1
 )
+
+
+# what each decision is held against
+_latest = (
+    _current.where(_memory.c.scope_id == sa.bindparam("scope"))
+    .order_by(_memory.c.said_at.desc(), _memory.c.id)
+    .limit(sa.bindparam("most", type_=sa.Integer))
+    .offset(sa.bindparam("skipped", type_=sa.Integer))
+)
+_rests = schema.rests
+_resting = sa.select(_rests.c.record).where(_rests.c.scope_id == sa.bindparam("scope"), _rests.c.source.in_(_ids))
+_of_sources = _current.where(_memory.c.scope_id == sa.bindparam("scope"), _memory.c.id.in_(_resting))
 
 
 def read(conn: sa.Connection, scope_id: int, refs: Sequence[Ref]) -> dict[Ref, Turn | MemoryRecord]:
@@ -69,6 +83,9 @@ def listed(
     """Newest `said_at` first. Metadata and exclusions are compared here: their keys and number know no bounds."""
     if filters.role is not None:  # memories have none
         return []
+    if filters == NO_FILTERS and not retired:
+        found = conn.execute(_latest, {"scope": scope_id, "most": limit, "skipped": offset})
+        return [rows.memory_from(row) for row in found]
     query = (_newest if retired else _current).where(_memory.c.scope_id == scope_id, *_conditions(filters))
     query = query.order_by(_memory.c.said_at.desc(), _memory.c.id)
     if not filters.metadata and not filters.exclude:
@@ -102,13 +119,10 @@ def _passes(one: MemoryRecord, filters: Filters) -> bool:
 
 
 def memories_of(conn: sa.Connection, scope_id: int, sources: Sequence[str]) -> list[MemoryRecord]:
-    rests = schema.rests
     found: dict[str, MemoryRecord] = {}
     for part in chunks(list(dict.fromkeys(sources))):
-        at = rests.c.scope_id == scope_id, rests.c.source.in_(part)
-        resting = sa.select(rests.c.record).where(*at)
-        query = _current.where(_memory.c.scope_id == scope_id, _memory.c.id.in_(resting))
-        found.update((row.id, rows.memory_from(row)) for row in conn.execute(query))
+        resting = conn.execute(_of_sources, {"scope": scope_id, "ids": part})
+        found.update((row.id, rows.memory_from(row)) for row in resting)
     return sorted(found.values(), key=lambda one: (one.said_at, one.id))
 
 

@@ -34,6 +34,11 @@ _embedded = (
     .where(_entry.c.version == sa.bindparam("b_version"))
     .values(model=sa.bindparam("b_model"))
 )
+_dim = (
+    sa.select(_vector.c.dim)
+    .where(_vector.c.scope_id == sa.bindparam("scope"), _vector.c.model == sa.bindparam("model"))
+    .limit(1)
+)
 
 
 def insert(held: Held, new: Insert, record: str, job_id: int | None, tokens: str) -> Ref:
@@ -75,7 +80,7 @@ def _write_version(held: Held, **values: Any) -> None:
 def _link(held: Held, record: str, sources: Sequence[str]) -> None:
     if sources:
         links = [{"scope_id": held.id, "source": source, "record": record} for source in sources]
-        held.conn.execute(dialect.insert(held.conn, schema.rests).on_conflict_do_nothing(), links)
+        held.conn.execute(dialect.insert_new(held.conn, schema.rests), links)
 
 
 def _check_sources(held: Held, sources: Sequence[str]) -> None:
@@ -161,8 +166,8 @@ def check_dimensions(held: Held, change: StoreVectors, known: dict[str, int]) ->
     one another they could not be searched. `known` is filled, so that a plan looks once."""
     came = change.vectors.shape[1]
     if change.model not in known:
-        own = _vector.c.scope_id == held.id, _vector.c.model == change.model
-        known[change.model] = held.conn.execute(sa.select(_vector.c.dim).where(*own).limit(1)).scalar() or came
+        own = {"scope": held.id, "model": change.model}
+        known[change.model] = held.conn.execute(_dim, own).scalar() or came
     if came != known[change.model]:
         raise EmbedderUnavailable(
             f"the embedding model {change.model} gave vectors of {came} dimensions where it had {known[change.model]}",

@@ -24,6 +24,17 @@ _turn = schema.turn
 _said = sa.select(
     *(_turn.c[name] for name in ("chat_id", "position", "role", "speaker", "text", "said_at", "searchable"))
 )
+_said_at = _said.where(
+    _turn.c.scope_id == sa.bindparam("id"),
+    _turn.c.chat_id == sa.bindparam("chat"),
+    _turn.c.position == sa.bindparam("at"),
+)
+_said_in = _said.where(_turn.c.scope_id == sa.bindparam("id"), _turn.c.id == sa.bindparam("record"))
+_written = sa.select(schema.version.c.text).where(
+    schema.version.c.scope_id == sa.bindparam("id"),
+    schema.version.c.id == sa.bindparam("record"),
+    schema.version.c.version == sa.bindparam("version"),
+)
 _entry = schema.entry
 _vector = schema.vector
 _change = schema.change
@@ -74,40 +85,41 @@ def entries(conn: sa.Connection, scope_id: int, after: str, limit: int) -> tuple
     return at, [rows.entry_from(row) for row in found]
 
 
-def lacking(model: str) -> sa.ColumnElement[bool]:
+def lacking(model: str | sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
     """Entries whose last vectors are not of this model; as ranges, so that an index finds them."""
     return sa.or_(_entry.c.model.is_(None), _entry.c.model < model, _entry.c.model > model)
 
 
+_unembedded = (
+    sa.select(_entry.c.record, _entry.c.version, _entry.c.kind)
+    .where(_entry.c.scope_id == sa.bindparam("id"), lacking(_serving))
+    .order_by(_entry.c.said_at.desc(), _entry.c.position.desc(), _entry.c.record)
+    .limit(_limit)
+)
+
+
 def unembedded(conn: sa.Connection, scope_id: int, model: str, limit: int) -> list[tuple[Ref, str]]:
-    query = (
-        sa.select(_entry.c.record, _entry.c.version, _entry.c.kind)
-        .where(_entry.c.scope_id == scope_id, lacking(model))
-        .order_by(_entry.c.said_at.desc(), _entry.c.position.desc(), _entry.c.record)
-        .limit(limit)
-    )
-    found = conn.execute(query).all()
+    found = conn.execute(_unembedded, {"id": scope_id, "model": model, "most": limit}).all()
     return [(Ref(row.record, row.version), _text(conn, scope_id, row)) for row in found]
 
 
 def _text(conn: sa.Connection, scope_id: int, row: rows.Row) -> str:
     if row.kind == "turn":
         return _turn_text(conn, scope_id, row.record)
-    version = schema.version
-    at = version.c.scope_id == scope_id, version.c.id == row.record
-    text: str = conn.execute(sa.select(version.c.text).where(*at, version.c.version == row.version)).scalar_one()
+    at = {"id": scope_id, "record": row.record, "version": row.version}
+    text: str = conn.execute(_written, at).scalar_one()
     return text
 
 
 def _turn_text(conn: sa.Connection, scope_id: int, record: str) -> str:
     """A turn as it is embedded. In a talk of short turns one is understood with what the other said just before: "Yes,
     last May" by itself is near to no question. A long answer before it would drown it."""
-    said = conn.execute(_said.where(_turn.c.scope_id == scope_id, _turn.c.id == record)).one()
+    said = conn.execute(_said_in, {"id": scope_id, "record": record}).one()
     text = rows.embedded_text(said.role, said.speaker, said.text)
     if estimate_tokens(said.text) > SHORT:
         return text
-    place = _turn.c.chat_id == said.chat_id, _turn.c.position == said.position - 1
-    before = conn.execute(_said.where(_turn.c.scope_id == scope_id, *place)).first()
+    place = {"chat": said.chat_id, "at": said.position - 1}
+    before = conn.execute(_said_at, {"id": scope_id, **place}).first()
     if before is None or not _belongs(before, said):
         return text
     return f"{rows.labelled(before.speaker, before.text)}\n{text}"

@@ -100,7 +100,7 @@ class Tx:
         row = self.conn.execute(_state, names).first()
         if row is None:
             made = {"tenant": scope.tenant, "user_id": scope.user, "seq": 0, "epoch": 0}
-            self.conn.execute(dialect.insert(self.conn, schema.scope).on_conflict_do_nothing(), made)
+            self.conn.execute(dialect.insert_new(self.conn, schema.scope), made)
             row = self.conn.execute(_state, names).one()
         return Held(self, scope, row.id, row.seq, row.epoch, row.model, row.utc_offset)
 
