@@ -209,7 +209,7 @@ class Chapter:
     def keep(self, tally: Tally) -> None:
         """Leave a folder in which something was found to be looked at."""
         if self._keep is not None and self._findings.found:
-            shutil.copytree(self._folder, self._keep / f"after-{tally.kills}")
+            shutil.copytree(self._folder, self._keep / f"after-{tally.kills}-{self._folder.name}")
 
 
 async def campaign(options: Options, tally: Tally) -> None:
