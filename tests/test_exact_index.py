@@ -121,7 +121,7 @@ async def test_a_large_shard_is_built_and_searched_without_holding_the_loop(shel
             return []
 
     index = ExactIndex(cast("Reads", Ready()), offload=cast("Offload", offload))
-    query = Query(("penguin", "topic3"), None, None, Filters(), 50)
+    query = Query(("penguin", *(f"topic{number}" for number in range(30))), None, None, Filters(), 50)
     turns = await _turns_of_the_loop(index, query, offload)
     assert offload.handed == ["_put_all"] * 3 + ["frozen", "search"], "each page, sorting the postings, scoring"
     assert turns >= 30, "others had the loop meanwhile"

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from afterword.pacing import GATHER, GATHER_MOST, LATE, Gathering
+import asyncio
+
+import anyio
+import pytest
+
+from afterword.pacing import GATHER, GATHER_MOST, GIVE_WAY_MOST, LATE, Gathering, Precedence
+
+pytestmark = pytest.mark.anyio
 
 
-def test_looks_for_work_become_rare_while_the_loop_is_late_and_frequent_again_when_it_is_not() -> None:
+async def test_looks_for_work_become_rare_while_the_loop_is_late_and_frequent_again_when_it_is_not() -> None:
     gathering = Gathering()
     for _ in range(20):
         gathering.noted(10 * LATE)
@@ -15,3 +22,22 @@ def test_looks_for_work_become_rare_while_the_loop_is_late_and_frequent_again_wh
     for _ in range(20):
         gathering.noted(0.0)
     assert gathering.seconds == GATHER
+
+
+async def test_a_jobs_next_piece_waits_until_the_last_search_has_ended() -> None:
+    precedence = Precedence()
+    await precedence.give_way()  # no search: at once
+    with precedence.search():
+        with precedence.search():
+            waiting = asyncio.create_task(precedence.give_way())
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not waiting.done()
+    with anyio.fail_after(GIVE_WAY_MOST / 2):
+        await waiting
+
+
+async def test_searches_without_end_hold_up_a_job_for_a_moment_only() -> None:
+    precedence = Precedence()
+    with precedence.search(), anyio.fail_after(20 * GIVE_WAY_MOST):
+        await precedence.give_way()

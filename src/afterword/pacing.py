@@ -1,9 +1,12 @@
-"""How often the worker looks for work: rarely while people are being answered."""
+"""What runs behind the replies gives way to them: how often the worker looks for work, and when a job goes on."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
+GIVE_WAY_MOST = 0.1  # seconds that a job's next piece waits for searches to end
 GATHER = 0.01  # seconds in which several wakings become one look
 GATHER_MOST = 0.25  # the same while the event loop is late
 LATE = 0.005  # seconds
@@ -28,3 +31,30 @@ class Gathering:
     def noted(self, late: float) -> None:
         """A waking came `late` seconds after its time."""
         self.seconds = min(GATHER_MOST, 2 * self.seconds) if late > LATE else max(GATHER, self.seconds / 2)
+
+
+class Precedence:
+    """Searches go before what runs behind the replies: a job begins its next piece of work when none is under way, or
+    after `GIVE_WAY_MOST`. Python runs one thread at a time, so that otherwise each would wait for the other's pieces."""
+
+    def __init__(self) -> None:
+        self._searches = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    @contextmanager
+    def search(self) -> Iterator[None]:
+        self._searches += 1
+        self._quiet.clear()
+        try:
+            yield
+        finally:
+            self._searches -= 1
+            if not self._searches:
+                self._quiet.set()
+
+    async def give_way(self) -> None:
+        if self._searches:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GIVE_WAY_MOST):
+                    await self._quiet.wait()

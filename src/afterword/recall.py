@@ -11,6 +11,7 @@ import structlog
 
 from afterword.errors import IndexUnavailable
 from afterword.moments import named_moments
+from afterword.pacing import Precedence
 from afterword.ports import Query
 from afterword.questions import read_question, stop_words
 from afterword.ranking import (
@@ -23,7 +24,7 @@ from afterword.ranking import (
     without_repeaters,
     without_twins,
 )
-from afterword.records import Filters, Hit, MemoryRecord, Ref, Scope, Turn, hit_of
+from afterword.records import Filters, Hit, MemoryRecord, Ref, Scope, ScopeState, Turn, hit_of
 from afterword.tokens import tokens
 
 if TYPE_CHECKING:
@@ -82,7 +83,9 @@ class Recall:
         deadline: float,
         half_life_days: float,
         weights: Weights | None = None,
+        precedence: Precedence | None = None,
     ) -> None:
+        self._precedence = precedence or Precedence()
         self._reads = reads
         self._index = index
         self._embedder_for = embedder_for
@@ -90,6 +93,7 @@ class Recall:
         self._clock = clock
         self._deadline = deadline
         self._late_until = float("-inf")
+        self._usual: str | None = None  # the model that served the last search
         self._half_life_days = half_life_days
         self._weights = weights or Weights()
 
@@ -102,8 +106,9 @@ class Recall:
         hits: tuple[Hit, ...] = ()
         legs: dict[Ref, Mapping[str, float]] = {}
         try:
-            async with asyncio.timeout(self._deadline):
-                hits, legs, missed = await self._search(scope, shortened(query, LONG), limit, filters)
+            with self._precedence.search():
+                async with asyncio.timeout(self._deadline):
+                    hits, legs, missed = await self._search(scope, shortened(query, LONG), limit, filters)
         except TimeoutError:
             missed = f"searched nothing: the index did not answer within {self._deadline:g} s"
             log.warning("recall_timed_out", deadline=self._deadline)
@@ -118,8 +123,7 @@ class Recall:
         words = shortened_tokens(tokens(text))
         if not words:
             return (), {}, ""
-        state = await self._reads.state(scope)
-        vector, missed = await self._embedded(text, state.model)
+        state, vector, missed = await self._state_and_vector(scope, text)
         wanted = query_for(text, words, vector, state.model, filters, max(CANDIDATES, 2 * limit), self._clock.now())
         wanted = replace(wanted, state=state)
         found, missed = await self._found(scope, wanted, missed)
@@ -145,6 +149,15 @@ class Recall:
         return await self._index.search(scope, replace(wanted, vector=None, model=None)), missed
 
     # ── the query's vector ────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _state_and_vector(self, scope: Scope, text: str) -> tuple[ScopeState, Vector | None, str]:
+        """Both at once, as if this scope were served by the model that the last one was; nearly always it is."""
+        usual = self._usual
+        state, (vector, missed) = await asyncio.gather(self._reads.state(scope), self._embedded(text, usual))
+        if state.model != usual:
+            self._usual = state.model
+            vector, missed = await self._embedded(text, state.model)
+        return state, vector, missed
 
     async def _embedded(self, text: str, model: str | None) -> tuple[Vector | None, str]:
         embedder = self._embedder_for(model) if model is not None else None

@@ -86,7 +86,7 @@ async def _wire(settings: Settings, parts: Parts, run_worker: bool, stack: Async
     if run_worker:
         await stack.enter_async_context(worker.running(settings.drain_deadline))
     intake = _intake(settings, ledger, clock, embeds=embedder is not None)
-    recall = WatchedRecall(_recall(settings, reads, index, desk, parts.memory), watch)
+    recall = WatchedRecall(_recall(settings, reads, index, desk, parts.memory, worker.precedence), watch)
     briefing = _briefing(settings, reads, recall, clock, parts)
     chats = Chats(ledger, intake, briefing, llm, clock, desk.policy, _chat_limits(settings))
     stack.push_async_callback(chats.close)
@@ -301,7 +301,7 @@ def _intake(settings: Settings, ledger: Ledger, clock: Clock, *, embeds: bool) -
 
 
 def _recall(
-    settings: Settings, ledger: Ledger, index: Index, desk: Desk, memory: HandedMemory | None
+    settings: Settings, ledger: Ledger, index: Index, desk: Desk, memory: HandedMemory | None, precedence: Precedence
 ) -> Recall | HandedRecall:
     from afterword.recall import Recall
 
@@ -317,6 +317,7 @@ def _recall(
         clock=desk.clock,
         deadline=settings.recall_deadline,
         half_life_days=settings.half_life_days,
+        precedence=precedence,
     )
 
 

@@ -5,7 +5,7 @@ A job that came to its end without asking anybody says nothing about whether the
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 class Witness:
     """Sees what lies on one job's desk being asked."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, go_on: Callable[[], Awaitable[None]]) -> None:
         self.answered = False
+        self.go_on = go_on
         llm = None if desk.llm is None else _SeenLLM(desk.llm, self)
         embedder = None if desk.embedder is None else _SeenEmbedder(desk.embedder, self)
         self.desk = replace(desk, llm=llm, embedder=embedder)
@@ -35,6 +36,7 @@ class _SeenLLM:
     async def complete(self, messages: Sequence[Message], *, schema: Json, max_tokens: int) -> str:
         text = await self._llm.complete(messages, schema=schema, max_tokens=max_tokens)
         self._witness.answered = True
+        await self._witness.go_on()
         return text
 
     async def aclose(self) -> None:
@@ -52,6 +54,7 @@ class _SeenEmbedder:
     async def passages(self, texts: Sequence[str]) -> Vectors:
         made = await self._embedder.passages(texts)
         self._witness.answered = True
+        await self._witness.go_on()
         return made
 
     async def aclose(self) -> None:

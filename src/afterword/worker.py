@@ -25,7 +25,7 @@ from afterword.errors import (
 )
 from afterword.lanes import backfill_job, reconsolidate_query_job
 from afterword.ledger_port import every_scope
-from afterword.pacing import Gathering
+from afterword.pacing import Gathering, Precedence
 from afterword.plan import Change, Insert, Plan, Retire, Revise
 from afterword.records import Hit, NewJob, Scope
 from afterword.retries import ATTEMPTS, LEDGER, Breakers, Verdict, backoff
@@ -70,6 +70,7 @@ class Worker:
         lease: float = LEASE,
         around: Callable[[Job], AbstractContextManager[None]] | None = None,
     ) -> None:
+        self.precedence = Precedence()
         self.name = uuid4().hex[:12]
         self.breakers = Breakers(needs or {})
         self._ledger = ledger
@@ -274,7 +275,7 @@ class Worker:
     async def _work(self, job: Job) -> None:
         bound = log.bind(job=job.id, kind=job.kind, attempt=job.attempt)
         began = self._desk.clock.monotonic()
-        witness = Witness(self._desk)
+        witness = Witness(self._desk, self.precedence.give_way)
         try:
             async with asyncio.timeout(self._steps[job.kind].timeout):
                 await self._decide_and_apply(job, witness.desk)
@@ -296,7 +297,9 @@ class Worker:
         if job.window is None and step.window is not None:
             job = await self._ledger.fix_window(job, await step.window(job, desk))
         for _ in range(CONFLICTS):
+            await self.precedence.give_way()
             plan = await step.decide(job, desk)
+            await self.precedence.give_way()
             try:
                 await self._ledger.apply(job, plan)
             except VersionConflict:

@@ -29,7 +29,11 @@ log = structlog.get_logger(__name__)
 
 PAGE = 2000  # records read at once
 SLICE_TOKENS = 8_000  # taken in on the loop, about 2 ms
-INLINE_ROWS = 1_000  # shards up to this size are searched on the loop in under 2 ms
+INLINE_ROWS = 1_000  # shards up to this size are frozen on the loop, in about 2 ms
+INLINE_WORK = (
+    120_000  # rows times the query's tokens that are searched on the loop, in about 4 ms: where Python is busy,
+)
+# the way to a thread and back takes longer
 MIB = 1024 * 1024
 
 
@@ -110,9 +114,9 @@ class ExactIndex:
         shard, snapshot = await self._caught_up(scope, query.state)
         asked = shard.postings.asked(query.tokens, query.light, query.moments)
         if query.vector is None or query.model != shard.model:
-            return await self._run(snapshot, search, snapshot, query, asked, None)
+            return await self._run(snapshot, asked, search, snapshot, query, asked, None)
         _check_dimensions(snapshot, query.vector)
-        return await self._run(snapshot, _search_both, snapshot, query, asked, query.vector)
+        return await self._run(snapshot, asked, _search_both, snapshot, query, asked, query.vector)
 
     # ── for an index that keeps vectors elsewhere ─────────────────────────────────────────────────────────────────
 
@@ -120,13 +124,13 @@ class ExactIndex:
         """Search by words; `found` are hits from elsewhere whose neighbours are wanted too."""
         shard, snapshot = await self._caught_up(scope, query.state)
         asked = shard.postings.asked(query.tokens, query.light, query.moments)
-        wanted = await self._run(snapshot, _wanted, snapshot, query, asked, tuple(found))
+        wanted = await self._run(snapshot, asked, _wanted, snapshot, query, asked, tuple(found))
         return Lead(snapshot, asked, wanted)
 
     async def finish(self, lead: Lead, query: Query, cosines: Mapping[Ref, float]) -> list[Candidate]:
         """Candidates as `search` gives them, with the cosines that are known."""
         known = cosines_of_refs(lead.snapshot, cosines) if cosines else None
-        return await self._run(lead.snapshot, search, lead.snapshot, query, lead.asked, known)
+        return await self._run(lead.snapshot, lead.asked, search, lead.snapshot, query, lead.asked, known)
 
     # ── shards ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -208,8 +212,8 @@ class ExactIndex:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.warning("index_catch_up_failed", error=type(error).__name__)
 
-    async def _run(self, snapshot: Snapshot, function: Callable[[*Args], T], *args: *Args) -> T:
-        if snapshot.size <= INLINE_ROWS:
+    async def _run(self, snapshot: Snapshot, asked: Asked, function: Callable[[*Args], T], *args: *Args) -> T:
+        if snapshot.size * (len(asked.weights) + 1) <= INLINE_WORK:
             return function(*args)
         return await self._offload.thread(function, *args)
 
