@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from afterword.intake import Intake
     from afterword.memory import AsyncMemory
     from afterword.offload import Pools
+    from afterword.pacing import Precedence
     from afterword.ports import LLM, Clock, Embedder, Index, Ledger
     from afterword.recall import Recall, Recaller
     from afterword.worker import Worker
