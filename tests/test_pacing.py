@@ -27,8 +27,8 @@ async def test_looks_for_work_become_rare_while_the_loop_is_late_and_frequent_ag
 async def test_a_jobs_next_piece_waits_until_the_last_search_has_ended() -> None:
     precedence = Precedence()
     await precedence.give_way()  # no search: at once
-    with precedence.search():
-        with precedence.search():
+    with precedence.urgent():
+        with precedence.urgent():
             waiting = asyncio.create_task(precedence.give_way())
             await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -39,5 +39,5 @@ async def test_a_jobs_next_piece_waits_until_the_last_search_has_ended() -> None
 
 async def test_searches_without_end_hold_up_a_job_for_a_moment_only() -> None:
     precedence = Precedence()
-    with precedence.search(), anyio.fail_after(20 * GIVE_WAY_MOST):
+    with precedence.urgent(), anyio.fail_after(20 * GIVE_WAY_MOST):
         await precedence.give_way()

@@ -38,6 +38,7 @@ from afterword.texts import estimate_tokens
 
 if TYPE_CHECKING:
     from afterword.intake import Intake
+    from afterword.pacing import Precedence
     from afterword.ports import Clock, Ledger, Opening, Policy
 
 log = structlog.get_logger(__name__)
@@ -91,7 +92,9 @@ class Chats:
         clock: Clock,
         policy: Policy,
         limits: ChatLimits,
+        precedence: Precedence,
     ) -> None:
+        self._precedence = precedence
         self._ledger = ledger
         self._intake = intake
         self._briefing = briefing
@@ -106,8 +109,9 @@ class Chats:
 
     async def start(self, scope: Scope, new: NewTurn) -> Reply:
         """Keep the message, then let the reply begin. A `turn_id` that has a reply gives that reply."""
-        turn = await self._accept(scope, new)
-        return await self._begin(scope, turn.id)
+        with self._precedence.urgent():
+            turn = await self._accept(scope, new)
+            return await self._begin(scope, turn.id)
 
     async def open(self, scope: Scope, new: NewTurn) -> OpenTurn:
         """Keep the message and recall, for a reply that comes from elsewhere."""
@@ -237,7 +241,8 @@ class Chats:
         limits = self._limits
         exclude = frozenset({turn.id, *(earlier.id for earlier in history)})
         wanted = Wanted(turn.text, limits.recall_limit, limits.context_tokens, turn.utc_offset, exclude)
-        return await self._briefing.brief(scope, wanted)
+        with self._precedence.urgent():
+            return await self._briefing.brief(scope, wanted)
 
     def _prompt(self, turn: Turn, history: list[Turn], brief: Brief) -> Prompt:
         now = self._clock.now()

@@ -34,27 +34,33 @@ class Gathering:
 
 
 class Precedence:
-    """Searches go before what runs behind the replies: a job begins its next piece of work when none is under way, or
-    after `GIVE_WAY_MOST`. Python runs one thread at a time, so that otherwise each would wait for the other's pieces."""
+    """What somebody waits for goes before what runs behind the replies: a job begins its next piece of work when no
+    search and no beginning reply is under way, one job after another, or after `GIVE_WAY_MOST`.
+
+    Python runs one thread at a time: without this a reply waits at each of its steps for pieces of the jobs' work.
+    """
 
     def __init__(self) -> None:
-        self._searches = 0
+        self._urgent = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
+        self._turn = asyncio.Lock()
 
     @contextmanager
-    def search(self) -> Iterator[None]:
-        self._searches += 1
+    def urgent(self) -> Iterator[None]:
+        """Inside, somebody waits."""
+        self._urgent += 1
         self._quiet.clear()
         try:
             yield
         finally:
-            self._searches -= 1
-            if not self._searches:
+            self._urgent -= 1
+            if not self._urgent:
                 self._quiet.set()
 
     async def give_way(self) -> None:
-        if self._searches:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(GIVE_WAY_MOST):
-                    await self._quiet.wait()
+        """To be awaited before each piece of a job's work."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GIVE_WAY_MOST), self._turn:
+                # who comes next looks again after the event loop has seen whether somebody new waits
+                await self._quiet.wait()

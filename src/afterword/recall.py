@@ -106,7 +106,7 @@ class Recall:
         hits: tuple[Hit, ...] = ()
         legs: dict[Ref, Mapping[str, float]] = {}
         try:
-            with self._precedence.search():
+            with self._precedence.urgent():
                 async with asyncio.timeout(self._deadline):
                     hits, legs, missed = await self._search(scope, shortened(query, LONG), limit, filters)
         except TimeoutError:

@@ -89,7 +89,7 @@ async def _wire(settings: Settings, parts: Parts, run_worker: bool, stack: Async
     intake = _intake(settings, ledger, clock, embeds=embedder is not None)
     recall = WatchedRecall(_recall(settings, reads, index, desk, parts.memory, worker.precedence), watch)
     briefing = _briefing(settings, reads, recall, clock, parts)
-    chats = Chats(ledger, intake, briefing, llm, clock, desk.policy, _chat_limits(settings))
+    chats = Chats(ledger, intake, briefing, llm, clock, desk.policy, _chat_limits(settings), worker.precedence)
     stack.push_async_callback(chats.close)
     return AsyncMemory(
         tenant=settings.tenant,

@@ -168,6 +168,7 @@ class Worker:
 
     async def _claims(self) -> None:
         while True:
+            await self.precedence.give_way()
             self._wake.clear()
             looked_at = self._desk.clock.now()
             for job in await self._claim():
@@ -295,6 +296,7 @@ class Worker:
             raise NotRemembered("its worker was lost at every attempt")
         step = self._steps[job.kind]
         if job.window is None and step.window is not None:
+            await self.precedence.give_way()
             job = await self._ledger.fix_window(job, await step.window(job, desk))
         for _ in range(CONFLICTS):
             await self.precedence.give_way()
