@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -162,6 +163,20 @@ def test_a_script_that_ends_at_once_loses_nothing(settings: Settings) -> None:
         assert [hit.id for hit in found] == [done.stdout.strip()]
         memory.submit("Hello.", "ann").ids(10)
         assert len(memory.get_all("ann")) >= 1
+
+
+def test_a_script_without_a_main_guard_can_add_long_texts_and_is_not_run_again(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from afterword import Memory, Settings\n"
+        "from afterword.records import NewTurn\n"
+        "print('begun')\n"
+        f"memory = Memory(Settings(data_dir={str(tmp_path / 'data')!r}, embedder='none', llm_model=''))\n"
+        "turns = [NewTurn('c', 'user', f'My boat {n} is green. ' + 'word ' * 60) for n in range(200)]\n"
+        "print(len(memory.add_turns(turns, 'ann').turn_ids))\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["begun", "200"]
 
 
 class _SlowLLM:

@@ -24,7 +24,7 @@ if __name__ == "__main__":
 
 
 async def test_a_killed_process_leaves_no_helper_behind(tmp_path: object) -> None:
-    script = anyio.Path(str(tmp_path)) / "helped.py"
+    script = anyio.Path(str(tmp_path)) / "afterword"  # named as our command, which may be imported again
     await script.write_text(HELPED)
     process = await asyncio.create_subprocess_exec(sys.executable, str(script), stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None

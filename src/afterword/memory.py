@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from afterword.briefing import Briefing, Wanted
 from afterword.consolidate import first_job
 from afterword.errors import InvalidInput, NotFound
+from afterword.lanes import backfill_job
 from afterword.plan import Erase, Plan, Revise
 from afterword.ports import Decision, JobFilter
 from afterword.records import (
@@ -252,7 +253,7 @@ class AsyncMemory:
     async def backfill(self, user_id: str) -> RunHandle:
         """Let the LLM read again what only rules have decided (turns that came while there was no LLM)."""
         scope = self.scope(user_id)
-        run, _ = await self.ledger.start_run(scope, "backfill", 0, self.worker.backfill_job(scope))
+        run, _ = await self.ledger.start_run(scope, "backfill", 0, backfill_job(scope))
         return RunHandle(self.ledger, scope, run)
 
     async def reset(self, user_id: str) -> None:

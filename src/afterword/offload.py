@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
 T = TypeVar("T")
@@ -32,7 +34,8 @@ class SystemClock:
 class Pools:
     """Two bounded pools: threads for work that releases the GIL, one spawned process for work that holds it.
 
-    The process starts when it is first needed and is made again if it was killed.
+    The process starts when it is first needed and is made again if it was killed. Where it would run the caller's own
+    script once more (`_may_spawn`) a thread does its work.
     """
 
     def __init__(self, threads: int = 2) -> None:
@@ -43,6 +46,8 @@ class Pools:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
 
     async def process(self, function: Callable[[*Args], T], *args: *Args) -> T:
+        if not _may_spawn():
+            return await self.thread(function, *args)
         loop = asyncio.get_running_loop()
         for attempt in (1, 2):
             if self._processes is None:
@@ -62,6 +67,20 @@ class Pools:
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self._processes is not None:
             self._processes.shutdown(wait=False, cancel_futures=True)
+
+
+def _may_spawn() -> bool:
+    """Whether a spawned process leaves the main program alone.
+
+    It imports the file that Python was started with: a script without `if __name__ == "__main__":`, as most are that use
+    a library, would run again from its top. Our own command has that line, a session at the prompt and `python -m
+    package` are not imported.
+    """
+    main = sys.modules["__main__"]
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    if spec is not None:
+        return bool(spec.name.endswith(".__main__"))
+    return file is None or Path(file).stem == "afterword"
 
 
 def _end_with_the_parent() -> None:

@@ -23,11 +23,11 @@ from afterword.errors import (
     NotRemembered,
     VersionConflict,
 )
-from afterword.lanes import backfill_job, reconsolidate_query_job
+from afterword.lanes import reconsolidate_query_job
 from afterword.ledger_port import every_scope
 from afterword.pacing import Gathering, Precedence
 from afterword.plan import Change, Insert, Plan, Retire, Revise
-from afterword.records import Hit, NewJob, Scope
+from afterword.records import Hit, Scope
 from afterword.retries import ATTEMPTS, LEDGER, Breakers, Verdict, backoff
 from afterword.witness import Witness
 
@@ -70,9 +70,9 @@ class Worker:
         lease: float = LEASE,
         around: Callable[[Job], AbstractContextManager[None]] | None = None,
     ) -> None:
-        self.precedence = Precedence()
         self.name = uuid4().hex[:12]
         self.breakers = Breakers(needs or {})
+        self.precedence = Precedence()
         self._ledger = ledger
         self._index = index
         self._desk = desk
@@ -99,9 +99,6 @@ class Worker:
         offset = hits[0].utc_offset
         job = reconsolidate_query_job(scope, query, refs, self._desk.clock.now(), offset)
         return await self._ledger.put(scope, [job])
-
-    def backfill_job(self, scope: Scope) -> NewJob:
-        return backfill_job(scope)
 
     def abandon(self, scope: Scope) -> None:
         """The scope was erased: end its work now rather than let it find out."""
