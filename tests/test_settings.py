@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from afterword import open_memory
 from afterword.errors import SettingsError
 from afterword.providers import DEEPSEEK_URL, OPENAI_URL, SILICONFLOW_URL
 from afterword.settings import Settings, load_settings
@@ -219,3 +220,12 @@ def test_the_offset_is_that_of_the_time_zone_on_that_day() -> None:
     settings = Settings(timezone="Europe/Oslo")
     assert settings.utc_offset(datetime(2026, 1, 1, tzinfo=UTC)) == 60
     assert settings.utc_offset(datetime(2026, 7, 1, tzinfo=UTC)) == 120
+
+
+@pytest.mark.anyio
+async def test_the_name_of_an_embedder_is_a_setting_and_settings_come_one_way(tmp_path: Path) -> None:
+    async with open_memory(data_dir=tmp_path, embedder="none", llm_model="") as memory:
+        assert (await memory.status()).embedder is None
+    with pytest.raises(SettingsError, match="give settings or embedder, not both"):
+        async with open_memory(Settings(data_dir=tmp_path), embedder="none"):
+            pass

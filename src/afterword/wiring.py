@@ -40,7 +40,7 @@ async def open_memory(
     run_worker: bool = True,
     llm: LLM | None = None,
     decider: LLM | None = None,
-    embedder: Embedder | None = None,
+    embedder: Embedder | str | None = None,
     memory: HandedMemory | None = None,
     clock: Clock | None = None,
     around: Around | None = None,
@@ -50,13 +50,18 @@ async def open_memory(
     """A memory, open while inside: `async with open_memory(data_dir="…") as memory`.
 
     Settings come from `settings`, or are read once with `flags` on top (see `settings.py`). `llm`, `decider`,
-    `embedder` and `clock` may be handed in (`ports.LLM` …; blocking ones through `afterword.threaded`), and
+    `embedder` and `clock` may be handed in (`ports.LLM` …; blocking ones through `afterword.threaded`; text as `embedder`
+    is the setting of that name), and
     `count_tokens`, which counts what a text costs in the LLM's own tokens (else a rule that errs upwards). A `memory` of
     your own (`handed_memory.HandedMemory`) recalls and remembers in place of ours; turns, replies and jobs stay here.
     With `run_worker=False` another process does the background work. `around` wraps the ports that were chosen.
     Raises `SettingsError`, `LedgerError`. Leaving ends in order: replies are cut and stored, the worker drains,
     then the index and the ledger close.
     """
+    if isinstance(embedder, str):  # the setting of the same name
+        flags, embedder = {**flags, "embedder": embedder}, None
+    if settings is not None and flags:
+        raise SettingsError(f"give settings or {', '.join(sorted(flags))}, not both")
     chosen = settings or load_settings(**flags)
     quiet_unless_configured()
     async with AsyncExitStack() as stack:
