@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
+from afterword.choosing import choose_llms
 from afterword.errors import BadAnswer, EmbedderUnavailable, IndexUnavailable, LedgerError, LLMUnavailable
 from afterword.memory import AsyncMemory
 from afterword.ports import JobFilter, Message
@@ -16,7 +17,7 @@ from afterword.records import Filters, Job, Scope
 from afterword.retries import ATTEMPTS, BUDGET, LONGEST_WAIT, Breaker, Breakers, NoUse, backoff, verdict
 from afterword.settings import Settings
 from afterword.testing import FakeOpenAI, FrozenClock, HashingEmbedder, ScriptedLLM
-from afterword.wiring import Parts, choose_llms, open_memory
+from afterword.wiring import Parts, open_memory
 from tests.waiting import eventually, idle
 
 pytestmark = pytest.mark.anyio

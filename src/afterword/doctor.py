@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 
-from afterword import retries, wiring
+from afterword import choosing, retries, wiring
 from afterword.errors import AfterwordError, Outage
 from afterword.interfaces.one_server import running_server
 
@@ -53,6 +53,7 @@ async def diagnose(settings: Settings) -> list[Check]:
         ("server", _server),
         ("llm", _llm),
         ("embedder", _embedder),
+        ("reranker", _reranker),
         ("ledger", _ledger),
         ("memory", _memory),
         ("deadlines", _deadlines),
@@ -123,7 +124,7 @@ async def _server(settings: Settings) -> list[Check]:
 
 
 async def _llm(settings: Settings) -> list[Check]:
-    chat, decider = await wiring.choose_llms(settings, wiring.Parts())
+    chat, decider = await choosing.choose_llms(settings, wiring.Parts())
     try:
         if chat.quotes:
             return [Check("llm", "warn", "none is set: replies quote what is remembered, rules decide", ADD_LLM)]
@@ -156,7 +157,7 @@ async def _models(name: str, llm: LLM, setting: str) -> Check:
 
 
 async def _embedder(settings: Settings) -> list[Check]:
-    embedder = wiring.choose_embedder(settings)
+    embedder = choosing.choose_embedder(settings)
     if embedder is None:
         wanted = settings.embedder == "none"
         fix = (
@@ -172,6 +173,19 @@ async def _embedder(settings: Settings) -> list[Check]:
         return [Check("embedder", "bad", f"{error} (recall goes on by words)", error.fix)]
     finally:
         await embedder.aclose()
+
+
+async def _reranker(settings: Settings) -> list[Check]:
+    reranker = choosing.choose_reranker(settings)
+    if reranker is None:
+        return []
+    try:
+        await reranker.scores("afterword", ["a word", "after all"])
+        return [Check("reranker", "ok", f"{reranker.model} answers")]
+    except Outage as error:
+        return [Check("reranker", "bad", f"{error} (what is found keeps its own order)", error.fix)]
+    finally:
+        await reranker.aclose()
 
 
 # ── what is kept ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -18,6 +18,7 @@ AfterwordError
 └── Outage                something outside is away; waiting heals it, and no attempt is used up
     ├── LLMUnavailable
     ├── EmbedderUnavailable
+    ├── RerankerUnavailable
     └── IndexUnavailable
 """
 
@@ -147,6 +148,10 @@ class LLMUnavailable(Outage):
 
 class EmbedderUnavailable(Outage):
     """The embedder did not answer."""
+
+
+class RerankerUnavailable(Outage):
+    """The reranker did not answer: what was found keeps its own order."""
 
 
 class IndexUnavailable(Outage):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from afterword.handed_memory import HandedMemory
-    from afterword.ports import LLM, Clock, Embedder, Index, Ledger
+    from afterword.ports import LLM, Clock, Embedder, Index, Ledger, Reranker
 
 T = TypeVar("T")
 
@@ -38,3 +38,4 @@ class Parts:
     clock: Clock | None = None
     around: Around = field(default_factory=Around)
     count_tokens: Callable[[str], int] | None = None
+    reranker: Reranker | None = None

@@ -42,6 +42,7 @@ __all__ = [
     "Query",
     "Queue",
     "Reads",
+    "Reranker",
     "Step",
     "Watch",
 ]
@@ -142,6 +143,22 @@ class Embedder(Protocol):
 
     async def passages(self, texts: Sequence[str]) -> Vectors:
         """One row a text, same order. Batches are the adapter's affair. Raises `EmbedderUnavailable`."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+# ── Reranker ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Reranker(Protocol):
+    """Reads a query and a text together and says how well they fit: better than vectors can, and dearer."""
+
+    @property
+    def model(self) -> str: ...
+
+    async def scores(self, query: str, texts: Sequence[str]) -> Sequence[float]:
+        """One score a text, higher for what fits better, on any scale. Raises `RerankerUnavailable`."""
         ...
 
     async def aclose(self) -> None: ...

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from math import isfinite
 
 from afterword.questions import Question, Tokens, asks, bare, content_words, names, names_a_time, only_asks
 from afterword.records import Kind, MemoryRecord, Ref, Role, Turn
@@ -32,6 +33,7 @@ PART_NAMES = {
     "asked_before": "only asks",
     "echo": "says the query itself",
     "of_reply": "in the place of a reply that repeats it",
+    "reranked": "fits by the reranker",
     "beside": "stands beside one of these",
     "standing": "always comes along",
 }
@@ -67,6 +69,7 @@ class Weights:
     strength: float = 0.05
     companion: float = 0.1  # of the memory that rests on this turn, or the other way round
     asked_before: float = 0.1  # taken from a user's turns that only ask
+    reranked: float = 5.0  # by a model that was chosen for it
     echo: float = 2.0  # taken from what says the query's very words: it may still be all that there is
 
 
@@ -265,6 +268,24 @@ def _companions(items: Sequence[Item]) -> dict[Ref, list[Ref]]:
                 found.setdefault(item.ref, []).append(by_id[source])
                 found.setdefault(by_id[source], []).append(item.ref)
     return found
+
+
+# ── a model that reads query and text together ─────────────────────────────────────────────────────────────────────
+
+
+def reranked(ranked: Sequence[Scored], scores: Sequence[float], weights: Weights) -> list[Scored]:
+    """In a reranker's order, nearly: its score, as a place between its worst and its best, weighs more than all the rest.
+
+    Raises `ValueError` unless there is one finite score for each.
+    """
+    if len(scores) != len(ranked) or not all(isfinite(score) for score in scores):
+        raise ValueError(f"{len(scores)} scores for {len(ranked)} texts, or some that are no numbers")
+    places = _places(list(scores))
+    lifted = [
+        replace(one, parts={**one.parts, "reranked": weights.reranked * place})
+        for one, place in zip(ranked, places, strict=True)
+    ]
+    return sorted(lifted, key=lambda one: -one.score)
 
 
 # ── replies and what they were given ───────────────────────────────────────────────────────────────────────────────

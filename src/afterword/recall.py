@@ -21,6 +21,7 @@ from afterword.ranking import (
     item_of,
     leaders,
     rank,
+    reranked,
     without_repeaters,
     without_twins,
 )
@@ -30,7 +31,7 @@ from afterword.tokens import tokens
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from afterword.ports import Candidate, Clock, Embedder, Index, Offload, Reads, Vector
+    from afterword.ports import Candidate, Clock, Embedder, Index, Offload, Reads, Reranker, Vector
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +45,9 @@ RECEIPTS = 30  # places among which replies are compared with what they were giv
 LATE = 5.0  # seconds in which nobody waits for an embedder that one search has waited for in vain
 EMBEDDER_SHARE = 0.6  # of the deadline
 INDEX_SHARE = 0.6  # of the deadline, for a search with a vector
+RERANKED = 50  # records that a reranker reads
+RERANKED_TEXT = 2_000  # characters of each
+RERANKER_SHARE = 0.4  # of the deadline
 _PERSONS = frozenset(["i", "me", "my", "mine", "we", "us", "our", "you", "your"])  # they tell who spoke of it
 
 
@@ -84,7 +88,9 @@ class Recall:
         half_life_days: float,
         weights: Weights | None = None,
         precedence: Precedence | None = None,
+        reranker: Reranker | None = None,
     ) -> None:
+        self._reranker = reranker
         self._precedence = precedence or Precedence()
         self._reads = reads
         self._index = index
@@ -127,7 +133,8 @@ class Recall:
         wanted = query_for(text, words, vector, state.model, filters, max(CANDIDATES, 2 * limit), self._clock.now())
         wanted = replace(wanted, state=state)
         found, missed = await self._found(scope, wanted, missed)
-        ranked, fused_refs = await self._ranked(scope, text, found, limit, filters)
+        ranked, fused_refs, own_order = await self._ranked(scope, text, found, limit, filters)
+        missed = "; ".join(filter(None, (missed, own_order)))
         hits = tuple(_hit(one, fused_refs[one.item.ref]) for one in ranked[:limit])
         legs = {one.ref: one.legs for one in found}
         return hits, {hit.ref: legs[hit.ref] for hit in hits}, missed
@@ -182,7 +189,7 @@ class Recall:
 
     async def _ranked(
         self, scope: Scope, text: str, found: Sequence[Candidate], limit: int, filters: Filters
-    ) -> tuple[list[Scored], dict[Ref, Turn | MemoryRecord]]:
+    ) -> tuple[list[Scored], dict[Ref, Turn | MemoryRecord], str]:
         fused = fuse({one.ref: one.legs for one in found if one.ref.record not in filters.exclude}, self._weights)
         records = await self._reads.read(scope, leaders(fused, max(READ, 3 * limit)))
         now = self._clock.now()
@@ -190,8 +197,26 @@ class Recall:
         speakers = {item.speaker for item in items if item.speaker}
         question = read_question(text, tokens, speakers)
         ranked = rank(items, fused, question, tokens, self._weights)
+        ranked, missed = await self._reranked(text, ranked)
         given = await self._given(scope, [records[one.item.ref] for one in ranked[:RECEIPTS]])
-        return without_twins(without_repeaters(ranked, given), tokens), records
+        return without_twins(without_repeaters(ranked, given), tokens), records, missed
+
+    async def _reranked(self, text: str, ranked: list[Scored]) -> tuple[list[Scored], str]:
+        """The best of them in the reranker's order; in ours, and why, where it gives none."""
+        if self._reranker is None or not ranked:
+            return ranked, ""
+        best = ranked[:RERANKED]
+        texts = [_said(one)[:RERANKED_TEXT] for one in best]
+        try:
+            async with asyncio.timeout(RERANKER_SHARE * self._deadline):
+                scores = await self._reranker.scores(shortened(text, LONG_EMBEDDED), texts)
+            return [*reranked(best, scores, self._weights), *ranked[RERANKED:]], ""
+        except TimeoutError:
+            cause = f"the reranker did not answer within {RERANKER_SHARE * self._deadline:g} s"
+        except Exception as error:  # noqa: BLE001  a reranker may be anybody's; without it there is our own order
+            cause = _cause(error)
+        log.warning("not_reranked", cause=cause)
+        return ranked, f"not reranked: {cause}"
 
     async def _given(self, scope: Scope, records: Sequence[Turn | MemoryRecord]) -> dict[str, frozenset[str]]:
         """What each reply among the records was given: ids of memories and of the turns they rest on."""
@@ -201,6 +226,10 @@ class Recall:
             reply: frozenset(name for item in receipt.items for name in (item.ref.record, *item.sources))
             for reply, receipt in receipts.items()
         }
+
+
+def _said(one: Scored) -> str:
+    return f"{one.item.speaker}: {one.item.text}" if one.item.speaker else one.item.text
 
 
 def query_for(

