@@ -277,6 +277,7 @@ _JOBS = (
         """SELECT a.stream, a.id, b.id FROM job a JOIN job b ON a.scope_id = b.scope_id AND a.stream = b.stream
         AND a.id < b.id AND a.kind = 'remember' AND a.state = 'done' AND b.state = 'done'
         AND a.finished_at > b.finished_at
+        JOIN decision d ON d.job_id = a.id AND d.last IS NOT NULL  -- one that was tried again may find nothing left
         WHERE NOT EXISTS (SELECT 1 FROM decision n WHERE n.author = 'none' AND n.job_id IN (a.id, b.id))""",
     ),
 )
