@@ -7,7 +7,10 @@ from pathlib import Path
 
 import anyio
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import create_async_engine
 
+from afterword.errors import LedgerError
 from afterword.ledger import SqlLedger
 from afterword.plan import Plan
 from afterword.records import NewJob, NewTurn, Scope
@@ -65,3 +68,26 @@ async def test_workers_of_two_ledgers_end_each_job_once(house: House, other: Sql
             tasks.start_soon(work, (house.ledger, other)[number % 2], f"w{number}")
     assert sorted(ended) == sorted(set(ended))
     assert await house.ledger.job_counts(None) == {"done": 30}
+
+
+async def test_a_row_that_another_program_keeps_locked_fails_a_write_in_time_and_costs_nothing(house: House) -> None:
+    await house.say("one")
+    blocker = create_async_engine(house.url)
+    async with opened(house.url, house.clock, lock_seconds=0.3) as impatient:
+        async with blocker.connect() as held:
+            await held.execute(sa.text("SELECT * FROM scope FOR UPDATE"))
+            with anyio.fail_after(20), pytest.raises(LedgerError, match="locked by another program"):
+                await impatient.accept(ANN, [NewTurn("c", "user", "two")])
+            assert len(await impatient.turns(ANN, "c")) == 1, "reading waits for nobody"
+        await impatient.accept(ANN, [NewTurn("c", "user", "two")])
+        assert len(await impatient.turns(ANN, "c")) == 2
+    await blocker.dispose()
+
+
+async def test_a_server_that_is_not_there_is_told_of_at_once(house: House) -> None:
+    nowhere = sa.make_url(house.url).set(port=9, password="sesame").render_as_string(hide_password=False)
+    with anyio.fail_after(20), pytest.raises(LedgerError) as told:
+        async with opened(nowhere, house.clock, lock_seconds=1.0):
+            pass
+    assert "127.0.0.1:9" in str(told.value)
+    assert "sesame" not in str(told.value)

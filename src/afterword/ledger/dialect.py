@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
     from sqlalchemy.dialects import postgresql, sqlite
 
-_SQLITE_FIXES = (
+_FIXES = (
     ("disk is full", "no space is left for {where}: free some, then go on; what was acknowledged is kept"),
     ("readonly", "{where} is read-only: give this user the right to write the file and its folder"),
     ("read-only", "{where} is read-only: give this user the right to write the file and its folder"),
+    ("lock timeout", "{where} is locked by another program's transaction: end that one and try again"),
     ("locked", "{where} is locked by another program: close it (a database browser, a backup) and try again"),
     (
         "unable to open",
@@ -77,7 +78,7 @@ def explain(error: BaseException, where: str) -> LedgerError:
             "away, and put a backup in its place; without one, `sqlite3 FILE .recover` saves what can be read",
             said=cause,
         )
-    for sign, text in _SQLITE_FIXES:
+    for sign, text in _FIXES:
         if sign in low:
             return LedgerError(f"{text.format(where=where)} ({cause})", said=cause)
     return LedgerError(f"{where} can't be read or written: {cause}", said=cause)

@@ -46,7 +46,11 @@ class PostgresDatabase:
             pool_size=10,
             max_overflow=10,
             pool_pre_ping=True,
-            connect_args={"timeout": lock_seconds, "command_timeout": max(STATEMENT_SECONDS, lock_seconds)},
+            connect_args={
+                "timeout": lock_seconds,
+                "command_timeout": max(STATEMENT_SECONDS, lock_seconds),
+                "server_settings": {"lock_timeout": str(int(lock_seconds * 1000))},
+            },
         )
         self._snapshots = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._me = uuid.uuid4().hex
