@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import openai
@@ -64,5 +64,17 @@ class LazyClient:
             api_key=self._service.api_key or "none",
             max_retries=0,
             timeout=timeout,
-            http_client=openai.DefaultAsyncHttpxClient(timeout=timeout, trust_env=not local),
+            default_headers={"Accept-Encoding": "identity"},
+            http_client=openai.DefaultAsyncHttpxClient(
+                timeout=timeout, trust_env=not local, event_hooks={"response": [self._refuse_packed]}
+            ),
         )
+
+    async def _refuse_packed(self, response: Any) -> None:
+        """We ask for plain answers: what comes packed all the same may unpack to any size."""
+        packed = response.headers.get("content-encoding", "identity")
+        if packed.lower() != "identity":
+            raise self._service.down(
+                f"{self._service.base_url} sent its answer packed ({packed[:20]}) though a plain one was asked for",
+                "let the server, or the proxy before it, leave answers as they are",
+            )

@@ -50,6 +50,8 @@ def explained(error: Exception, service: Service) -> AfterwordError:
             f"no connection to {service.base_url} in time",
             f"see that the server runs and can be reached, or set {service.setting}_BASE_URL",
         )
+    if isinstance(error, openai.APIConnectionError) and isinstance(error.__cause__, Outage):
+        return error.__cause__  # our own refusal of an answer
     if isinstance(error, openai.APIConnectionError):
         return _connection(error, service)
     if isinstance(error, openai.APIError) and not isinstance(error, openai.APIResponseValidationError):
