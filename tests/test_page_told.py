@@ -22,7 +22,7 @@ from afterword.errors import (
     QueueFull,
 )
 from afterword.interfaces.page.told import _KNOWN, told
-from afterword.ledger.dialect import _SQLITE_FIXES, explain
+from afterword.ledger.dialect import _FIXES, explain
 from afterword.limits import Gate, Limits
 from afterword.llms.openai import OpenAILLM
 from afterword.llms.outages import Service, too_slow
@@ -65,6 +65,8 @@ def test_names_numbers_and_addresses_are_kept() -> None:
     text = "http://x:1/v1 has no model 'small': set AFTERWORD_LLM_MODEL to one that it has: large, tiny"
     assert told(text, "zh") == "http://x:1/v1 没有模型 'small'。请把 AFTERWORD_LLM_MODEL 设为它有的模型：large, tiny"
     assert told("searched by words only: nothing answers at http://x/v1", "zh") == "只按用词检索：http://x/v1 没有响应"
+    late = "not reranked: the reranker did not answer within 0.4 s"
+    assert told(late, "zh") == "没有重新排序：重排序服务在 0.4 秒内没有回答"
 
 
 KEY = "sk-very-secret-0123456789"
@@ -108,11 +110,12 @@ SQLITE = (
     "database is locked",
     "unable to open database file",
     "disk I/O error",
+    "canceling statement due to lock timeout",
 )
 
 
 def test_each_cause_that_is_explained_is_tried_here() -> None:
-    assert all(any(sign in cause.lower() for cause in SQLITE) for sign, _ in _SQLITE_FIXES)
+    assert all(any(sign in cause.lower() for cause in SQLITE) for sign, _ in _FIXES)
 
 
 def made() -> Iterator[AfterwordError]:

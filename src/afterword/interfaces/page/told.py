@@ -16,6 +16,9 @@ _ZH = {
     "nothing answers at {url}": "{url} 没有响应",
     "no connection to {url} in time": "未能及时连接 {url}",
     "no safe connection to {url}: {why}": "无法与 {url} 建立安全连接：{why}",
+    "{url} sent its answer packed ({why}) though a plain one was asked for": (
+        "{url} 发来压缩的回答，而请求的是未压缩的"
+    ),
     "{url} broke off the connection": "{url} 断开了连接",
     "{url} broke off in the middle of the reply": "{url} 在回复中途断开",
     "{url} gave no answer within {n} s": "{url} 在 {n} 秒内没有回答",
@@ -100,6 +103,8 @@ _ZH = {
     # recall
     "searched by words only: {told}": "只按用词检索：{told}",
     "searched nothing: {told}": "没有检索：{told}",
+    "not reranked: {told}": "没有重新排序：{told}",
+    "the reranker did not answer within {n} s": "重排序服务在 {n} 秒内没有回答",
     "the embedder did not answer within {n} s": "向量服务在 {n} 秒内没有回答",
     "the index did not answer within {n} s": "索引在 {n} 秒内没有回答",
     "Milvus did not answer within {n} s": "Milvus 在 {n} 秒内没有回答",
@@ -127,6 +132,9 @@ _ZH = {
     ),
     "{told_where} is locked by another program: close it (a database browser, a backup) and try again ({why})": (
         "{told_where} 被其他程序锁定：请关闭它（如数据库浏览器或备份程序）后再试"
+    ),
+    "{told_where} is locked by another program's transaction: end that one and try again ({why})": (
+        "{told_where} 被其他程序的事务锁定：请结束该事务后再试"
     ),
     "{told_where} can't be opened: is the folder there, may this user write to it, are too many files open? ({why})": (
         "无法打开 {told_where}：请检查文件夹是否存在、当前用户能否写入、打开的文件是否过多"
