@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from afterword.context import build_context
-from afterword.dates import day
+from afterword.language.dates import day
+from afterword.language.texts import cut, language_of, prompt_tokens
+from afterword.language.tokens import tokens
 from afterword.records import Hit, Ref
-from afterword.texts import cut, language_of, prompt_tokens
-from afterword.tokens import tokens
 from bench.recall_data import Said
 
 NONE, LAST, PLAIN, OURS, GOLD = "none", "last", "bm25", "afterword", "gold"

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from afterword.texts import content_words, cut
-from afterword.tokens import tokens
+from afterword.language.texts import content_words, cut
+from afterword.language.tokens import tokens
 
 ENOUGH = 0.6  # of the gold answer's content words
 ANSWER_TOKENS = 60  # of an answer that are judged: a long one would hold anything

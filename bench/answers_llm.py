@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 
-from afterword.texts import language_of
+from afterword.language.texts import language_of
 
 MAX_TOKENS = 64
 _EN = (

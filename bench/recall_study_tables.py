@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from afterword.language.questions import read_question, stop_words
+from afterword.language.tokens import tokens
 from afterword.ports import Candidate
-from afterword.questions import read_question, stop_words
 from afterword.ranking import Item, Weights, fuse, item_of, rank
 from afterword.recall import CANDIDATES, LONG_EMBEDDED, query_for, shortened, shortened_tokens
 from afterword.records import Filters, Ref
-from afterword.tokens import tokens
 from bench.recall import Run, Told
 
 if TYPE_CHECKING:

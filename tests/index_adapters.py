@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from afterword.index.exact import ExactIndex
+from afterword.language.tokens import tokens
 from afterword.ports import Entry, Index, IndexChange, Offload, Reads
 from afterword.records import (
     Json,
@@ -25,7 +26,6 @@ from afterword.records import (
     Turn,
 )
 from afterword.testing import hashed_vector
-from afterword.tokens import tokens
 
 if TYPE_CHECKING:
     from afterword.ports import Vectors

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from afterword.texts import prompt_tokens
+from afterword.language.texts import prompt_tokens
 from bench.answers import measure
 from bench.answers_arms import Lines
 from bench.answers_judge import chosen, coverage, interval, right, token_f1

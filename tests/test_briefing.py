@@ -12,13 +12,13 @@ from afterword import lasting
 from afterword.errors import InvalidInput
 from afterword.interfaces.page.asked import Asked
 from afterword.interfaces.page.render_chat import why_html
+from afterword.language.texts import prompt_tokens
 from afterword.ledger.reads import SqlReads
 from afterword.llms.quoting import QuotingLLM
 from afterword.memory import AsyncMemory
 from afterword.plan import Insert, Plan, Retire
 from afterword.records import NewTurn, Ref
 from afterword.testing import HashingEmbedder, ScriptedLLM
-from afterword.texts import prompt_tokens
 from tests.conftest import OpenMemory
 from tests.waiting import idle
 

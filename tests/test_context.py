@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from afterword.context import Beside, Ended, Known, build_context, prompt_tokens, reads_like_an_order
+from afterword.language.texts import Language
 from afterword.records import Hit, Kind, Ref, Role
-from afterword.texts import Language
 from tests.fake_reads import NOW
 
 END = "What is not written above is not known."

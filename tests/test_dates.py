@@ -6,7 +6,7 @@ from datetime import date, datetime
 
 import pytest
 
-from afterword.dates import absolute, ago, annotated, day
+from afterword.language.dates import absolute, ago, annotated, day
 
 SUNDAY = datetime(2026, 5, 3, 9, 0)  # noqa: DTZ001  a clock on the wall
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import anyio
 import pytest
 
+from afterword.language.tokens import tokens
 from afterword.ports import Candidate, Index, Query
 from afterword.records import Filters, Role, Scope
 from afterword.testing import InlineOffload, hashed_vector
-from afterword.tokens import tokens
 from tests.index_adapters import ANN, BEN, INDEXES, MODEL, START, IndexFactory, Shelf
 
 

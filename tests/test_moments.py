@@ -7,9 +7,9 @@ from datetime import UTC, date, datetime
 import pytest
 
 from afterword.index.exact import ExactIndex
-from afterword.moments import moment_tokens, named_moments
+from afterword.language.moments import moment_tokens, named_moments
+from afterword.language.tokens import tokens
 from afterword.testing import InlineOffload
-from afterword.tokens import tokens
 from tests.index_adapters import Shelf
 from tests.test_recall import Search
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from afterword.context import build_context
+from afterword.language.texts import estimate_tokens
 from afterword.ports import Policy
 from afterword.prompts import (
     asked_again,
@@ -13,7 +14,6 @@ from afterword.prompts import (
     remember_question,
     system_prompt,
 )
-from afterword.texts import estimate_tokens
 from afterword.topics import Topic
 from tests.fake_reads import NOW, FakeReads
 

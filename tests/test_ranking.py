@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from afterword.interfaces.page.strings import words
-from afterword.questions import asks, content_words, only_asks, read_question
+from afterword.language.questions import asks, content_words, only_asks, read_question
+from afterword.language.tokens import tokens
 from afterword.ranking import (
     PART_NAMES,
     Item,
@@ -25,7 +26,6 @@ from afterword.ranking import (
     without_twins,
 )
 from afterword.records import Kind, MemoryRecord, Ref, Role
-from afterword.tokens import tokens
 
 NOW = datetime(2026, 5, 3, 9, 0, tzinfo=UTC)
 WEIGHTS = Weights()

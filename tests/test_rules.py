@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from afterword import rules
-from afterword.texts import own_words
+from afterword.language.texts import own_words
 from tests.fake_reads import FakeReads
 
 TELLING = {

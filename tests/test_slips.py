@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from afterword.slips import slip, tidied
+from afterword.language.slips import slip, tidied
 
 
 @pytest.mark.parametrize(

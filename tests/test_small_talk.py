@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from afterword.smalltalk import is_small_talk
+from afterword.language.smalltalk import is_small_talk
 from bench.small_talk import embedder_of, measure
 
 pytestmark = pytest.mark.anyio

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from afterword.texts import (
+from afterword.language.texts import (
     alike,
     content_words,
     cut,

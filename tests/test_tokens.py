@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from afterword.tokens import TOKEN_LIMIT, joined_tokens, tokens
+from afterword.language.tokens import TOKEN_LIMIT, joined_tokens, tokens
 
 
 def test_words_are_lower_cased_and_stemmed_and_numbers_kept() -> None:
@@ -80,6 +80,6 @@ def test_threads_do_not_disturb_each_other() -> None:
 
 
 def test_it_loads_nothing_heavy() -> None:
-    code = "import sys, afterword.tokens, afterword.lanes; print({'numpy', 'sqlalchemy'} & set(sys.modules))"
+    code = "import sys, afterword.language.tokens, afterword.lanes; print({'numpy', 'sqlalchemy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -17,6 +17,7 @@ import structlog
 from afterword.briefing import Brief, Briefing, Wanted
 from afterword.errors import AfterwordError, Closed, EpochChanged, InvalidInput, LedgerError, LLMUnavailable, NotFound
 from afterword.lanes import reconsolidate_job
+from afterword.language.texts import estimate_tokens
 from afterword.ports import LLM, Message, Prompt
 from afterword.prompts import language_of, system_prompt
 from afterword.recall import Recalled
@@ -34,7 +35,6 @@ from afterword.records import (
     hit_of,
 )
 from afterword.reply import Reply
-from afterword.texts import estimate_tokens
 
 if TYPE_CHECKING:
     from afterword.intake import Intake

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from afterword.asking import ask
 from afterword.decisions import WRITTEN_KINDS, FactChange, grounded, invented_details, lost_details, read_facts
 from afterword.lanes import consolidate_job, embed_job
+from afterword.language.slips import slip
+from afterword.language.texts import content_words
 from afterword.plan import Change, Insert, Plan, Progress, Retire, Revise
 from afterword.ports import Step
 from afterword.prompts import consolidate_question
 from afterword.records import Filters, MemoryRecord
 from afterword.remember import says_the_same
-from afterword.slips import slip
-from afterword.texts import content_words
 from afterword.topics import lasting, subject, subjects, topics
 
 if TYPE_CHECKING:

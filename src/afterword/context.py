@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from afterword.decisions import names_in
+from afterword.language.texts import Language, content_words, prompt_tokens
 from afterword.records import Hit, Ref, local_time
-from afterword.texts import Language, content_words, prompt_tokens
 from afterword.wording import (
     BESIDE_TOKENS,
     Ended,

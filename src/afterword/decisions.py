@@ -10,9 +10,9 @@ from typing import Any, Literal, TypeVar, get_args
 
 import json_repair
 
-from afterword.dates import MONTHS, WEEKDAYS
 from afterword.errors import BadAnswer
-from afterword.texts import content_words, language_of, share
+from afterword.language.dates import MONTHS, WEEKDAYS
+from afterword.language.texts import content_words, language_of, share
 
 EntryKind = Literal[
     "personal_fact", "preference_or_instruction", "plan_or_event", "general_question", "task_request", "small_talk"

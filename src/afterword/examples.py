@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from afterword.texts import Language
+from afterword.language.texts import Language
 
 Example = tuple[str, str]  # what is asked, what is answered
 

@@ -177,7 +177,7 @@ class Query:
     filters: Filters
     limit: int  # candidates wanted, a leg
     light: frozenset[str] = frozenset()  # tokens that say little: function words
-    moments: tuple[str, ...] = ()  # tokens of the dates that it names (`afterword.moments`)
+    moments: tuple[str, ...] = ()  # tokens of the dates that it names (`afterword.language.moments`)
     state: ScopeState | None = None  # what the search must know of at least; None: all that is in the ledger now
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from afterword.lanes import embed_job, reembed_job
+from afterword.language.texts import windows
 from afterword.plan import Change, Plan, Progress, ServeModel, StoreVectors
 from afterword.ports import Step
-from afterword.texts import windows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

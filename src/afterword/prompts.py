@@ -13,10 +13,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from afterword import examples
-from afterword.dates import annotated, day
 from afterword.decisions import ACTIONS, ENTRY_KINDS, VERDICTS, EntryKind
+from afterword.language.dates import annotated, day
+from afterword.language.texts import Language, cut, language_of, own_words
 from afterword.records import Json, MemoryRecord, Turn, local_time
-from afterword.texts import Language, cut, language_of, own_words
 
 if TYPE_CHECKING:
     from afterword.ports import Policy

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from math import isfinite
 
-from afterword.questions import Question, Tokens, asks, bare, content_words, names, names_a_time, only_asks
+from afterword.language.questions import Question, Tokens, asks, bare, content_words, names, names_a_time, only_asks
 from afterword.records import Kind, MemoryRecord, Ref, Role, Turn
 
 Parts = dict[str, float]

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from afterword.errors import IndexUnavailable
-from afterword.moments import named_moments
+from afterword.language.moments import named_moments
+from afterword.language.questions import read_question, stop_words
+from afterword.language.tokens import tokens
 from afterword.pacing import Precedence
 from afterword.ports import Query
-from afterword.questions import read_question, stop_words
 from afterword.ranking import (
     Scored,
     Weights,
@@ -26,7 +27,6 @@ from afterword.ranking import (
     without_twins,
 )
 from afterword.records import Filters, Hit, MemoryRecord, Ref, Scope, ScopeState, Turn, hit_of
-from afterword.tokens import tokens
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -12,18 +12,18 @@ from datetime import datetime
 from typing import TYPE_CHECKING, cast
 
 from afterword.asking import ask
-from afterword.dates import absolute, annotated, day
 from afterword.decisions import Verdict, grounded, invented_details, lost_details, read_verdicts
 from afterword.errors import NotFound
 from afterword.lanes import embed_job
+from afterword.language.dates import absolute, annotated, day
+from afterword.language.slips import slip, tidied
+from afterword.language.texts import content_words, cut, estimate_tokens, language_of, share
 from afterword.plan import Change, Plan, Reconsolidated, Revise, Strengthen
 from afterword.ports import Step
 from afterword.prompts import reconsolidate_question, said_by
 from afterword.ranking import strength_at
 from afterword.records import MemoryRecord, local_time
 from afterword.rules import corrects, is_filler, is_question
-from afterword.slips import slip, tidied
-from afterword.texts import content_words, cut, estimate_tokens, language_of, share
 
 if TYPE_CHECKING:
     from afterword.ports import LLM, Desk

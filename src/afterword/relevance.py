@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from afterword.decisions import names_in
-from afterword.questions import asks
+from afterword.language.questions import asks
+from afterword.language.smalltalk import asks_for_memory, asks_of_oneself, is_small_talk, telling_words
+from afterword.language.texts import content_words, sentences
+from afterword.language.tokens import tokens
 from afterword.rules import corrects
-from afterword.smalltalk import asks_for_memory, asks_of_oneself, is_small_talk, telling_words
-from afterword.texts import content_words, sentences
-from afterword.tokens import tokens
 
 if TYPE_CHECKING:
     from afterword.recall import Recalled

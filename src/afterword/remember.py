@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from afterword import rules
 from afterword.asking import ask
-from afterword.dates import absolute
 from afterword.decisions import (
     ENTRY_KINDS,
     Entry,
@@ -23,13 +22,14 @@ from afterword.decisions import (
     read_entries,
 )
 from afterword.lanes import embed_job, remember_job
+from afterword.language.dates import absolute
+from afterword.language.slips import tidied
+from afterword.language.texts import alike, content_words, estimate_tokens, joined, own_words, share
 from afterword.plan import Change, Decided, Insert, Plan
 from afterword.ports import Step
 from afterword.prompts import remember_question
 from afterword.records import Filters, local_time
-from afterword.slips import tidied
 from afterword.talk import CONTEXT_TURNS, PASSED_OVER, Talk, objection
-from afterword.texts import alike, content_words, estimate_tokens, joined, own_words, share
 
 if TYPE_CHECKING:
     from afterword.ports import LLM, Desk, Policy

@@ -9,12 +9,12 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from afterword.dates import annotated, day
 from afterword.decisions import EntryKind
+from afterword.language.dates import annotated, day
+from afterword.language.questions import ASKING_NE
+from afterword.language.texts import content_words, cut, joined, language_of, sentences
 from afterword.prompts import is_person, said_by
-from afterword.questions import ASKING_NE
 from afterword.records import Turn, local_time
-from afterword.texts import content_words, cut, joined, language_of, sentences
 
 MOST = 5  # sentences of one turn
 SENTENCE_TOKENS = 120

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable
 from typing import Literal
 
+from afterword.language.texts import alike, content_words, own_words
 from afterword.records import MemoryRecord
-from afterword.texts import alike, content_words, own_words
 
 Slot = Literal["name", "called", "language", "manner"]
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from afterword import rules
 from afterword.decisions import dates_in, grounded, invented_details, names_in, numbers_in
+from afterword.language.slips import slip
+from afterword.language.texts import content_words, joined, language_of, sentences, share
 from afterword.prompts import is_person, said_by
-from afterword.slips import slip
-from afterword.texts import content_words, joined, language_of, sentences, share
 
 if TYPE_CHECKING:
     from afterword.ports import Policy

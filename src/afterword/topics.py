@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from afterword.texts import content_words, language_of, own_words, share
+from afterword.language.texts import content_words, language_of, own_words, share
 
 if TYPE_CHECKING:
     from afterword.records import MemoryRecord

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import TYPE_CHECKING
 
-from afterword.dates import ago, annotated, day
+from afterword.language.dates import ago, annotated, day
+from afterword.language.texts import Language, cut, excerpt, own_words, sentences
 from afterword.records import local_time
-from afterword.texts import Language, cut, excerpt, own_words, sentences
 
 if TYPE_CHECKING:
     from afterword.records import Hit

@@ -12,8 +12,8 @@ import typer
 from anyio.from_thread import start_blocking_portal
 
 from afterword.commands.common import Flags, one_line, say, say_json, settings_of, warn, when, with_memory
-from afterword.dates import ago
 from afterword.errors import AfterwordError, InvalidInput, StillPending
+from afterword.language.dates import ago
 from afterword.ranking import PART_NAMES
 from afterword.records import Filters, Hit, Kind, NewTurn, Role, local_time
 from afterword.wiring import open_memory

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from afterword.tokens import with_characters
+from afterword.language.tokens import with_characters
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]

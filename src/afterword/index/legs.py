@@ -24,9 +24,9 @@ import numpy as np
 
 from afterword.index.bm25 import Asked, Floats, Ints, Term, idf, saturated, terms
 from afterword.index.shard import Mask, Snapshot
+from afterword.language.tokens import script_of
 from afterword.ports import Candidate, Query
 from afterword.records import Ref
-from afterword.tokens import script_of
 
 ENOUGH = 20  # records whose mean says something
 LEADING = ("bm25", "bm25_window", "dense", "dense_window")  # legs that bring up candidates

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from afterword.index.bm25 import Floats, Ints, Postings, PostingsBuilder
-from afterword.moments import moment_tokens
+from afterword.language.moments import moment_tokens
+from afterword.language.tokens import script_of
 from afterword.records import Filters, Json, Ref, ScopeState
-from afterword.tokens import script_of
 
 if TYPE_CHECKING:
     from afterword.ports import Entry, Vectors

@@ -7,6 +7,7 @@ import uuid
 from functools import partial
 from typing import TYPE_CHECKING
 
+from afterword.language.tokens import joined_tokens
 from afterword.ledger import apply as applying
 from afterword.ledger import claims, ends, erase, job_reads, jobs, sweep, turns
 from afterword.ledger import runs as running
@@ -15,7 +16,6 @@ from afterword.ledger.reads import SqlReads
 from afterword.ledger.rows import labelled
 from afterword.ledger.warm import warm_up
 from afterword.plan import Erase
-from afterword.tokens import joined_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

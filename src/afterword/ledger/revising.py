@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from afterword.errors import EmbedderUnavailable, NotFound, VersionConflict
+from afterword.language.tokens import TOKENIZER_VERSION
 from afterword.ledger import dialect, erase, rows, schema
 from afterword.records import Ref, checked_text
-from afterword.tokens import TOKENIZER_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,10 +9,10 @@ import numpy as np
 import sqlalchemy as sa
 
 from afterword.errors import InvalidInput
+from afterword.language.texts import opening
 from afterword.ledger import schema
 from afterword.ports import Decision, Entry
 from afterword.records import METADATA_LIMIT, Job, MemoryRecord, Receipt, ReceiptItem, Ref, Run, Scope, Turn
-from afterword.texts import opening
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from afterword.language.questions import asks
+from afterword.language.texts import estimate_tokens
 from afterword.ledger import rows, schema
 from afterword.ports import IndexChange
-from afterword.questions import asks
 from afterword.records import Ref, ScopeState
-from afterword.texts import estimate_tokens
 
 if TYPE_CHECKING:
     from afterword.ports import Entry

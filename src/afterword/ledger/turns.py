@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from afterword.errors import EpochChanged, InvalidInput
+from afterword.language.tokens import TOKENIZER_VERSION
 from afterword.ledger import dialect, erase, jobs, rows, schema
 from afterword.ledger.tx import Held, Tx, chunks
 from afterword.records import Turn
-from afterword.tokens import TOKENIZER_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

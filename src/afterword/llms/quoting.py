@@ -7,11 +7,11 @@ import re
 from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING
 
-from afterword.dates import MONTHS
 from afterword.errors import LLMUnavailable
-from afterword.questions import asks
+from afterword.language.dates import MONTHS
+from afterword.language.questions import asks
+from afterword.language.texts import cut, own_words
 from afterword.records import local_time
-from afterword.texts import cut, own_words
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from afterword.language.tokens import tokens
 from afterword.testing.gates import Failures, Gate
-from afterword.tokens import tokens
 
 if TYPE_CHECKING:
     from afterword.ports import Clock, Vector, Vectors

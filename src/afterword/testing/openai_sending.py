@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from afterword.language.tokens import tokens
 from afterword.testing.embedder import hashed_vector
 from afterword.testing.openai_answers import pieces
-from afterword.tokens import tokens
 
 if TYPE_CHECKING:
     from afterword.testing.http11 import Connection

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from afterword.questions import asks
-from afterword.texts import content_words
-from afterword.tokens import tokens
+from afterword.language.questions import asks
+from afterword.language.texts import content_words
+from afterword.language.tokens import tokens
 
 _WORDS = """
 hey hello hi yo hiya howdy greetings welcome morning afternoon evening night goodnight bye goodbye cheers ciao later

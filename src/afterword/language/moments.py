@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from datetime import date, datetime
 from functools import lru_cache
 
-from afterword.dates import MONTHS, annotated
+from afterword.language.dates import MONTHS, annotated
 
 _MONTH = "|".join(name if name == "May" else f"{name}|{name[:3]}" for name in MONTHS)
 _DAY = r"(?P<day>[12]\d|3[01]|0?[1-9])(?:st|nd|rd|th)?"

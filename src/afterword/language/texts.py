@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
 
-from afterword.tokens import tokens
+from afterword.language.tokens import tokens
 
 Language = Literal["en", "zh"]
 
