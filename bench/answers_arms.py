@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
-from afterword.context import build_context
+from afterword.context.text import build_context
 from afterword.language.dates import day
 from afterword.language.texts import cut, language_of, prompt_tokens
 from afterword.language.tokens import tokens

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from afterword.context import Beside, Ended, Known, build_context, prompt_tokens, reads_like_an_order
+from afterword.context.text import Beside, Ended, Known, build_context, prompt_tokens, reads_like_an_order
 from afterword.language.texts import Language
 from afterword.records import Hit, Kind, Ref, Role
 from tests.fake_reads import NOW

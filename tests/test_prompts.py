@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from afterword.context import build_context
+from afterword.context.text import build_context
 from afterword.language.texts import estimate_tokens
 from afterword.ports import Policy
 from afterword.prompts import (

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from afterword.context.standing import MOST_WISHES, slot_of, standing
 from afterword.records import MemoryKind, MemoryRecord
 from afterword.rules import kind_of
-from afterword.standing import MOST_WISHES, slot_of, standing
 from tests.fake_reads import NOW, FakeReads
 
 WISH = {"kind": "preference_or_instruction"}

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import structlog
 
-from afterword.briefing import Brief, Briefing, Wanted
+from afterword.context.briefing import Brief, Briefing, Wanted
 from afterword.errors import AfterwordError, Closed, EpochChanged, InvalidInput, LedgerError, LLMUnavailable, NotFound
 from afterword.lanes import reconsolidate_job
 from afterword.language.texts import estimate_tokens

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING
 
-from afterword.briefing import Briefing, Wanted
 from afterword.consolidate import first_job
+from afterword.context.briefing import Briefing, Wanted
 from afterword.errors import InvalidInput, NotFound
 from afterword.lanes import backfill_job
 from afterword.plan import Erase, Plan, Revise

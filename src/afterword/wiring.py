@@ -24,7 +24,7 @@ from afterword.status import status_of
 __all__ = ["Around", "Parts", "open_memory"]
 
 if TYPE_CHECKING:
-    from afterword.briefing import Briefing
+    from afterword.context.briefing import Briefing
     from afterword.handed_memory import HandedMemory, HandedRecall
     from afterword.intake import Intake
     from afterword.memory import AsyncMemory
@@ -236,7 +236,7 @@ def _recall(
 
 
 def _briefing(settings: Settings, reads: Ledger, recall: Recaller, clock: Clock, parts: Parts) -> Briefing:
-    from afterword.briefing import Briefing
+    from afterword.context.briefing import Briefing
 
     return Briefing(reads, recall, clock, settings.recall_deadline, settings.utc_offset, parts.count_tokens)
 

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
-from afterword.context import Beside, Context, Ended, Known, build_context
+from afterword.context.lasting import Lasting, LastingFacts
+from afterword.context.relevance import fitting
+from afterword.context.text import Beside, Context, Ended, Known, build_context
 from afterword.errors import LedgerError
 from afterword.language.questions import asks
 from afterword.language.smalltalk import is_small_talk
 from afterword.language.texts import language_of, prompt_tokens
-from afterword.lasting import Lasting, LastingFacts
 from afterword.recall import Recalled, shortened
 from afterword.records import Filters, Hit, Scope, Turn, hit_of
-from afterword.relevance import fitting
 
 if TYPE_CHECKING:
     from datetime import datetime

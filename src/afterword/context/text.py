@@ -11,10 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from afterword.decisions import names_in
-from afterword.language.texts import Language, content_words, prompt_tokens
-from afterword.records import Hit, Ref, local_time
-from afterword.wording import (
+from afterword.context.wording import (
     BESIDE_TOKENS,
     Ended,
     Reader,
@@ -29,6 +26,9 @@ from afterword.wording import (
     said_line,
     standing_line,
 )
+from afterword.decisions import names_in
+from afterword.language.texts import Language, content_words, prompt_tokens
+from afterword.records import Hit, Ref, local_time
 
 __all__ = ["Beside", "Context", "Ended", "Known", "build_context", "prompt_tokens", "reads_like_an_order"]
 

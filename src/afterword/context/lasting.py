@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from afterword.context.standing import slot_of, standing
+from afterword.context.wording import Ended
 from afterword.records import Filters, MemoryRecord
-from afterword.standing import slot_of, standing
-from afterword.wording import Ended
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
