@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from afterword import lasting
+from afterword.context import lasting
 from afterword.errors import InvalidInput
 from afterword.interfaces.page.asked import Asked
 from afterword.interfaces.page.render_chat import why_html
