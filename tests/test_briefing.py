@@ -295,7 +295,7 @@ async def test_neighbours_that_can_not_be_read_in_time_cost_the_neighbours_only(
         await anyio.sleep_forever()
         return []
 
-    monkeypatch.setattr(SqlReads, "turns", never)
+    monkeypatch.setattr(SqlReads, "turns_at", never)
     with anyio.fail_after(5):
         turn = await memory.turn("What stands at the allotment?", "ann")
     assert "Twelve, at the allotment." in turn.context
