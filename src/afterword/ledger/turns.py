@@ -32,6 +32,9 @@ _chat_row = sa.select(schema.chat).where(
 _memory = sa.select(schema.memory.c.id).where(
     schema.memory.c.scope_id == sa.bindparam("scope"), schema.memory.c.id == sa.bindparam("id")
 )
+_known = sa.select(*rows.turn_columns).where(
+    schema.turn.c.scope_id == sa.bindparam("scope"), schema.turn.c.id.in_(sa.bindparam("ids", expanding=True))
+)
 _asked = sa.select(schema.turn.c.chat_id, schema.turn.c.role).where(
     schema.turn.c.scope_id == sa.bindparam("scope"), schema.turn.c.id == sa.bindparam("turn")
 )
@@ -112,8 +115,7 @@ def known_turns(conn: sa.Connection, scope_id: int, new: Sequence[Prepared]) -> 
     """Of those that come with an id of their own, the ones that are there."""
     found: dict[str, Turn] = {}
     for part in chunks([one.id for one in new if one.new.turn_id is not None]):
-        query = sa.select(*rows.turn_columns).where(schema.turn.c.scope_id == scope_id, schema.turn.c.id.in_(part))
-        found.update((row.id, rows.turn_from(row)) for row in conn.execute(query))
+        found.update((row.id, rows.turn_from(row)) for row in conn.execute(_known, {"scope": scope_id, "ids": part}))
     return found
 
 
