@@ -32,7 +32,7 @@ from bench.answers_arms import GOLD, LAST, NONE, OURS, PLAIN, Lines, gold
 from bench.answers_judge import ENOUGH, chosen, coverage, interval, right, token_f1
 from bench.answers_llm import Asker
 from bench.recall import CACHE, QUERY_LIMIT, Run, TimedEmbedder, Told, memory_of
-from bench.recall_data import Asked, Conversation, conversations
+from bench.recall_data import Asked, Conversation, conversations, parser_of
 from bench.recall_metrics import ADVERSARIAL
 
 BUDGETS = (500, 1000, 2000)
@@ -248,13 +248,7 @@ def report(result: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="a file in the neutral form")
-    parser.add_argument("--index", choices=["exact", "milvus"], default="exact")
-    parser.add_argument("--facts", choices=["none", "extracted", "rules"], default="none")
-    parser.add_argument("--embedder", choices=["local", "none"], default="local")
-    parser.add_argument("--sample", type=int, default=0, help="N conversations, spread over the file (0: all)")
-    parser.add_argument("--cache", type=Path, default=CACHE, help="a folder for embeddings, outside the repository")
+    parser = parser_of(__doc__ or "", CACHE)
     parser.add_argument("--llm-base-url", default="", help="an OpenAI-compatible address: answers are asked for")
     parser.add_argument("--llm-model", default="test")
     parser.add_argument("--budget", type=int, default=800, help="tokens of a text that is answered from")
@@ -262,7 +256,6 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=600.0, help="after which no more is asked")
     parser.add_argument("--arms", default=",".join((PLAIN, OURS, GOLD, NONE, LAST)), help="which, in which order")
     parser.add_argument("--answers", type=Path, default=ANSWERS, help="a folder for answers, outside the repository")
-    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     options = parser.parse_args()
     sets = list(conversations(options.data))
     if options.sample:

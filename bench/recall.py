@@ -43,7 +43,7 @@ from afterword.records import Filters, Hit, NewTurn
 from afterword.settings import Settings
 from afterword.testing import InlineOffload
 from afterword.wiring import open_memory
-from bench.recall_data import Asked, Conversation, Fact, Said, conversations
+from bench.recall_data import Asked, Conversation, Fact, Said, conversations, parser_of
 from bench.recall_metrics import ADVERSARIAL, Level, percentile, table
 
 if TYPE_CHECKING:
@@ -354,16 +354,9 @@ def report(result: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="a file in the neutral form")
-    parser.add_argument("--index", choices=["exact", "milvus"], default="exact")
-    parser.add_argument("--facts", choices=["none", "extracted", "rules"], default="none")
-    parser.add_argument("--embedder", choices=["local", "none"], default="local")
+    parser = parser_of(__doc__ or "", CACHE)
     parser.add_argument("--limit", type=int, default=50, help="hits asked for: repeats and sessions need more than 10")
-    parser.add_argument("--sample", type=int, default=0, help="N conversations, spread over the file (0: all)")
-    parser.add_argument("--cache", type=Path, default=CACHE, help="a folder for embeddings, outside the repository")
     parser.add_argument("--quick", action="store_true", help="no times: queries from the cache too")
-    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     options = parser.parse_args()
     sets = list(conversations(options.data))
     if options.sample:

@@ -6,6 +6,7 @@ is longer than a turn may be is said in pieces that all count as the same turn.
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -166,3 +167,16 @@ def _fact(row: Mapping[str, Any], by_id: Mapping[str, Said], numbers: Mapping[st
         return None
     first = next((one for one in by_id.values() if one.chat_id == chat), None)
     return Fact(text, None, numbers[chat], chat, first.turns[0].said_at if first else None)
+
+
+def parser_of(about: str, cache: Path) -> argparse.ArgumentParser:
+    """The options of everything that tells a set to a memory and asks it."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="a file in the neutral form")
+    parser.add_argument("--index", choices=["exact", "milvus"], default="exact")
+    parser.add_argument("--facts", choices=["none", "extracted", "rules"], default="none")
+    parser.add_argument("--embedder", choices=["local", "none"], default="local")
+    parser.add_argument("--sample", type=int, default=0, help="N conversations, spread over the file (0: all)")
+    parser.add_argument("--cache", type=Path, default=cache, help="a folder for embeddings, outside the repository")
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    return parser
