@@ -16,6 +16,7 @@ damaged     SQLite itself complains
 
 from __future__ import annotations
 
+import re
 import shutil
 import sqlite3
 import tempfile
@@ -209,9 +210,11 @@ def _erased(book: Book, scope: int | None, person: Person, found: Findings) -> N
 
 def text_left(folder: Path, told: Told, found: Findings) -> None:
     """Words that only resets took away stand in no file of the ledger any more."""
-    files = {path.name: path.read_bytes() for path in folder.glob("ledger.db*") if not path.name.endswith("-shm")}
+    files = [path for path in folder.glob("ledger.db*") if not path.name.endswith("-shm")]
     gone = [(person.user, word) for person in told.people.values() for word in sorted(person.gone)]
-    for name, content in files.items():
+    for path in files:
+        # each run of letters once: a ledger repeats itself, and thousands of words are looked for in all of it
+        runs = b" ".join(set(re.findall(rb"[A-Za-z]{4,}", path.read_bytes())))
         for user, word in gone:
-            if word.encode() in content:
-                found.add("back", f"{word} of {user} stands in {name}")
+            if word.encode() in runs:
+                found.add("back", f"{word} of {user} stands in {path.name}")
