@@ -13,7 +13,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from afterword.interfaces.server import settle_heap, share_the_interpreter
+from afterword.interfaces.heap import SettledHeap
+from afterword.interfaces.server import share_the_interpreter
 from afterword.memory import AsyncMemory
 from afterword.plan import Insert, Plan
 from afterword.records import NewTurn
@@ -85,8 +86,8 @@ async def opened(
     embedder = embedder or embedder_of(house, house.embed_delay)
     try:
         async with open_memory(settings, llm=llm, embedder=embedder) as memory:
-            settle_heap()
-            yield memory
+            with SettledHeap().kept():
+                yield memory
     finally:
         await embedder.aclose()
 

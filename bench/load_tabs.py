@@ -22,7 +22,7 @@ import httpx
 from bench.load_pace import Heartbeat, milliseconds
 from bench.page_load import event_number, say, summary
 
-AGAIN = 0.08  # seconds between a look and the next one, if there was news meanwhile: as in the page's own script
+REST, REST_MOST = 0.6, 2.0  # seconds after a look in which news leads to no other: as in the page's own script
 
 
 class Tabs:
@@ -69,11 +69,12 @@ class Tab:
         while True:
             await self._news.wait()
             self._news.clear()
+            began = time.perf_counter()
             try:
                 await self._look()
             except httpx.HTTPError as error:
                 self._tabs.failed.append(f"look: {error!r}")
-            await asyncio.sleep(AGAIN)
+            await asyncio.sleep(min(REST_MOST, max(REST, 3 * (time.perf_counter() - began))))
 
     async def _look(self) -> None:
         asked = {"do": "look", "user": self.user, "chat": "bench", "lang": "en", "offset": 0, "tab": "episodic"}

@@ -27,10 +27,11 @@ from fastapi import FastAPI
 from openai import AsyncOpenAI
 
 from afterword.embedders.local import LocalEmbedder
+from afterword.interfaces.heap import SettledHeap
 from afterword.interfaces.holder import MemoryHolder
 from afterword.interfaces.http import create_app
 from afterword.interfaces.page import mount_page
-from afterword.interfaces.server import settle_heap, share_the_interpreter
+from afterword.interfaces.server import share_the_interpreter
 from afterword.settings import Settings
 from afterword.testing import HashingEmbedder, hashed_vector
 from afterword.wiring import open_memory
@@ -140,8 +141,8 @@ def build(arguments: argparse.Namespace) -> FastAPI:
                 local = arguments.embedder == "local"
                 embedder = LocalEmbedder() if local else HashingEmbedder(delay=arguments.embed_seconds)
                 holder.set(await stack.enter_async_context(open_memory(settings, embedder=embedder)))
-            settle_heap()  # all designs alike: the product does both, and they are no part of what is compared
-            share_the_interpreter()
+            stack.enter_context(SettledHeap().kept())  # all designs alike: the product does both, and they are no
+            share_the_interpreter()  # part of what is compared
             yield
         beating.cancel()
 

@@ -135,6 +135,11 @@ class Chats:
         again = but is not None and (scope, but) in self._live
         return len(of_user) - again, len(self._live) - again
 
+    @property
+    def any_under_way(self) -> bool:
+        """Whether anybody waits for a reply."""
+        return bool(self._live)
+
     async def abandon(self, scope: Scope) -> None:
         """End this scope's replies without storing anything (the scope is about to be erased)."""
         await self._end_all([reply for (s, _), reply in self._live.items() if s == scope], "reset")

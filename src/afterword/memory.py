@@ -356,6 +356,11 @@ class AsyncMemory:
                 yield None
                 await watch.changed()
 
+    @property
+    def replying(self) -> bool:
+        """Whether a reply is under way in this process."""
+        return self._chats.any_under_way
+
     async def status(self) -> Status:
         """What is set, what waits, what is wrong and how to mend it."""
         return await self._status()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import gc
 import json
 import os
 import socket
@@ -24,6 +23,7 @@ import uvicorn
 
 from afterword.errors import SettingsError
 from afterword.interfaces.guard import check_exposure
+from afterword.interfaces.heap import SettledHeap
 from afterword.interfaces.holder import MemoryHolder
 from afterword.interfaces.one_server import only_server
 
@@ -123,13 +123,18 @@ async def _keep_house(
 
     app = await asyncio.to_thread(_build, settings, holder, page)
     async with app.router.lifespan_context(app), (opening or open_memory)(settings) as memory:
-        settle_heap()
-        holder.set(memory)
-        measuring = asyncio.create_task(app.state.loop_lag.run(memory.watch.meter), name="server:loop-lag")
-        door.open(app)
-        ready()
-        await holder.closing.wait()
-        measuring.cancel()
+        heap = SettledHeap()
+        with heap.kept():
+            holder.set(memory)
+            beside = [
+                asyncio.create_task(app.state.loop_lag.run(memory.watch.meter), name="server:loop-lag"),
+                asyncio.create_task(heap.tidy(lambda: memory.replying), name="server:heap"),
+            ]
+            door.open(app)
+            ready()
+            await holder.closing.wait()
+            for task in beside:
+                task.cancel()
 
 
 def _build(settings: Settings, holder: MemoryHolder, page: bool) -> FastAPI:
@@ -150,16 +155,6 @@ def _build(settings: Settings, holder: MemoryHolder, page: bool) -> FastAPI:
 
     app.add_api_route("/", no_page, include_in_schema=False)
     return app
-
-
-def settle_heap() -> None:
-    """Take what start-up made out of the garbage collector's sight.
-
-    With Gradio loaded a full collection walks over a million objects: measured, it held every thread, and so the event
-    loop, for 250 to 350 ms, again and again under load.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 def share_the_interpreter() -> None:

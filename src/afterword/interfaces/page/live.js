@@ -18,6 +18,8 @@ async function call(name, more) {
 // ── looking ──────────────────────────────────────────────────────────────────────────────────────────────────────
 let looking = null;
 let again = false;
+let rested = 0; // when news may lead to the next look
+let noticed = null;
 
 // Wishes that come while a look is under way become one more look after it, so a burst of events costs two.
 function refresh() {
@@ -25,11 +27,19 @@ function refresh() {
   looking = (async () => {
     do {
       again = false;
+      const began = performance.now();
       await look();
+      const took = performance.now() - began;
+      rested = began + took + Math.min(2000, Math.max(600, 3 * took)); // a busy server is looked at less
       if (again) await new Promise((go) => setTimeout(go, 80));
     } while (again);
   })().finally(() => { looking = null; });
   return looking;
+}
+
+// News of work behind the replies comes in bursts: one look for all that comes within a moment.
+function notice() {
+  noticed ??= setTimeout(() => { noticed = null; refresh(); }, Math.max(0, rested - performance.now()));
 }
 
 async function look() {
@@ -243,7 +253,7 @@ function listen() {
   if (document.hidden) return;
   const mine = new EventSource(SETUP.events + "?user_id=" + encodeURIComponent(state.user));
   source = mine;
-  for (const name of ["message", "change", "changed"]) mine.addEventListener(name, () => refresh());
+  for (const name of ["message", "change", "changed"]) mine.addEventListener(name, notice);
   mine.addEventListener("open", () => refresh());
   mine.addEventListener("error", () => {
     refresh(); // says so when the server is away, and looks until it is back
