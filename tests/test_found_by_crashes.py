@@ -84,7 +84,7 @@ async def test_text_erased_just_before_a_kill_leaves_the_write_ahead_log_at_the_
         return False
 
     with monkeypatch.context() as patched:
-        patched.setattr(sqlite_ledger, "_scrub", as_if_killed)
+        patched.setattr(sqlite_ledger, "scrub", as_if_killed)
         async with open_memory(quick(tmp_path / "data"), llm=ScriptedLLM(), run_worker=False) as memory:
             await memory.submit("My zither stands in the kitchen.", "ann", "c")
             await memory.reset("ann")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sqlite3
 import sys
@@ -98,6 +99,22 @@ async def test_a_watch_wakes_for_its_own_scope_and_keeps_what_happened_before_it
             await ben.changed()
     assert again.cancelled_caught
     assert other.cancelled_caught
+
+
+async def test_after_an_erasure_the_file_is_written_anew_at_the_next_start_also_where_a_kill_came_between(
+    house: House, tmp_path: Path
+) -> None:
+    path = tmp_path / "ledger.db"
+    await house.say(*(f"My secret number {n} is written down. " * 40 for n in range(100)))
+    await house.ledger.reset(ANN)
+    full = path.stat().st_size
+    shutil.copytree(tmp_path, tmp_path / "killed")
+    async with opened(f"sqlite:///{tmp_path}/killed/ledger.db", house.clock) as ledger:
+        assert (tmp_path / "killed" / "ledger.db").stat().st_size < full / 2
+        assert await ledger.turns(ANN, "c") == []
+        await ledger.accept(ANN, [NewTurn("c", "user", "hi")])
+    await house.ledger.aclose()
+    assert path.stat().st_size < full / 2
 
 
 async def test_erased_text_stands_in_no_file(house: House, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ import sqlalchemy as sa
 from afterword.errors import Closed, LedgerDamaged, LedgerError
 from afterword.ledger import dialect, migrate
 from afterword.ledger.bell import Bell
+from afterword.ledger.sqlite_file import put_in_place, rewrite, scrub
 from afterword.ledger.tx import Tx
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ T = TypeVar("T")
 
 READERS = 4
 BATCH_SECONDS = 0.02  # so that a reply never waits long behind what was begun before it
-SCRUB_TRIES = 20
-SCRUB_PAUSE = 0.01  # seconds; readers are short
 LAST = 99  # the rank of the sentinel that ends the writer
 
 _WRITER = (
@@ -118,6 +117,7 @@ class SqliteDatabase:
         conn = self._connect(_WRITER)
         try:
             migrate.migrate(conn, begin="BEGIN IMMEDIATE")
+            rewrite(_driver(conn), self._path)
         except BaseException:
             conn.close()
             raise
@@ -133,7 +133,7 @@ class SqliteDatabase:
             with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
                 conn.exec_driver_sql("PRAGMA secure_delete=ON")
                 migrate.migrate(conn, begin="BEGIN IMMEDIATE")
-            _put_in_place(new, self._path)
+            put_in_place(new, self._path)
         finally:
             engine.dispose()
             new.unlink(missing_ok=True)
@@ -165,6 +165,7 @@ class SqliteDatabase:
         if self._writing is not None:
             if self._unscrubbed:
                 self._scrub_now()
+            rewrite(_driver(self._writing), self._path)
             self._writing.close()
             self._writing = None
         self._engine.dispose()
@@ -279,6 +280,8 @@ class SqliteDatabase:
             item.error = error
         else:
             item.touched = frozenset(tx.touched)
+            if item.erases:
+                driver.execute("PRAGMA user_version=1")  # see `rewrite`; a kill must not forget it
         driver.execute("RELEASE item")
 
     def _commit(self, done: list[_Item[Any]]) -> list[_Item[Any]]:
@@ -345,7 +348,7 @@ class SqliteDatabase:
         self._unscrubbed = True  # tried again when the writer is idle, and at the end
         with contextlib.suppress(sqlite3.Error):
             assert self._writing is not None
-            self._unscrubbed = not _scrub(_driver(self._writing))
+            self._unscrubbed = not scrub(_driver(self._writing))
 
     def _look_around(self) -> None:
         """Another process's commit shows in the writing connection's `data_version`; its own commits don't."""
@@ -357,23 +360,11 @@ class SqliteDatabase:
                 self._tell(self.bell.ring_all)
             self._seen = version
             if self._unscrubbed:
-                self._unscrubbed = not _scrub(driver)
+                self._unscrubbed = not scrub(driver)
 
     def _tell(self, function: Callable[..., None], *args: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop was closed: nobody is left to tell
             self._loop.call_soon_threadsafe(function, *args)
-
-
-def _put_in_place(new: Path, path: Path) -> None:
-    """Durable, and never over another that a quicker process has made."""
-    with contextlib.suppress(FileExistsError):
-        os.link(new, path)
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _driver(conn: sa.Connection) -> sqlite3.Connection:
@@ -381,16 +372,6 @@ def _driver(conn: sa.Connection) -> sqlite3.Connection:
     driver = conn.connection.dbapi_connection
     assert isinstance(driver, sqlite3.Connection)
     return driver
-
-
-def _scrub(driver: sqlite3.Connection) -> bool:
-    """Empty the write-ahead log, so that what was erased stands in no file any more. False: a reader was in the way."""
-    for _ in range(SCRUB_TRIES):
-        (busy, _, _) = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        if not busy:
-            return True
-        time.sleep(SCRUB_PAUSE)
-    return False
 
 
 def _failed(items: list[_Item[Any]], error: LedgerError) -> list[_Item[Any]]:
