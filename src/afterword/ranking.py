@@ -11,7 +11,6 @@ from datetime import datetime
 from math import isfinite
 
 from afterword.language.questions import Question, Tokens, asks, bare, content_words, names, names_a_time, only_asks
-from afterword.language.texts import own_words
 from afterword.records import Kind, MemoryRecord, Ref, Role, Turn
 
 Parts = dict[str, float]
@@ -319,7 +318,7 @@ def without_twins(ranked: Sequence[Scored], tokens: Tokens) -> list[Scored]:
     resting: dict[str, list[Scored]] = {}  # of those, by what they rest on
     for one in ranked:
         twins = [kept[source] for source in one.item.sources if source in kept] + resting.get(one.id, [])
-        words = content_words(own_words(one.item.text), tokens) if twins else frozenset()
+        words = content_words(one.item.text, tokens) if twins else frozenset()
         told = (len(words & content_words(twin.item.text, tokens)) for twin in twins)
         if not any(same >= TWIN * len(words) for same in told):
             kept[one.id] = one
