@@ -181,9 +181,9 @@ class Chapter:
             tally.missed[planned.point] += 1
         tally.points[struck or "random"] += 1
 
-    def _look(self, tally: Tally) -> None:
+    def _look(self, tally: Tally, *, rest: bool = False) -> None:
         with opened(self._folder / "ledger.db") as book:
-            examine(book, self._findings)
+            examine(book, self._findings, rest=rest)
             compare(book, self._told, self._findings)
         tally.findings.found |= self._findings.found
 
@@ -197,10 +197,7 @@ class Chapter:
             await judge.look_for_text(self._findings)
         life.kill()
         await life.dead.wait()
-        with opened(self._folder / "ledger.db") as book:
-            examine(book, self._findings, rest=True)
-            compare(book, self._told, self._findings)
-        tally.findings.found |= self._findings.found
+        self._look(tally, rest=True)
         tally.given_up += judge.given_up
         tally.searched += judge.searched
         tally.acknowledged += self._told.acknowledged

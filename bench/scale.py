@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import json
 import tempfile
 import time
@@ -29,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from afterword.index.exact import ExactIndex
+from afterword.interfaces.heap import SettledHeap
 from afterword.llms.quoting import QuotingLLM
 from afterword.records import NewTurn
 from afterword.settings import Settings
@@ -130,9 +130,7 @@ async def one_user(folder: Path, sizes: Sequence[int], options: argparse.Namespa
 async def at_size(folder: Path, talk: Talk, embedder: GivenEmbedder, options: argparse.Namespace) -> dict[str, Any]:
     queries = [talk.text(QUESTION) for _ in range(options.searches)]
     async with memory_in(folder, embedder) as memory:
-        gc.collect()
-        gc.freeze()
-        with LoopWatch().watching() as watch:
+        with SettledHeap().kept(), LoopWatch().watching() as watch:
             began = time.perf_counter()
             await memory.search(queries[0], USER, limit=LIMIT)
             cold = time.perf_counter() - began
@@ -143,7 +141,6 @@ async def at_size(folder: Path, talk: Talk, embedder: GivenEmbedder, options: ar
             warm_held = watch.take()
             fresh = await after_writes(memory, talk, queries[: options.searches // 4])
             fresh_held = watch.take()
-        gc.unfreeze()
         index = memory.index
         assert isinstance(index, ExactIndex)
         held = index.nbytes

@@ -74,7 +74,7 @@ async def test_what_is_found_comes_in_the_rerankers_order_and_says_so(tmp_path: 
         assert best.parts["reranked"] > 0
 
 
-@pytest.mark.parametrize("answer", [[1.0], [float("nan")] * 50, []])
+@pytest.mark.parametrize("answer", [[1.0], [float("nan")] * len(TOLD), []])
 async def test_a_reranker_that_answers_amiss_costs_nothing_but_its_order(
     tmp_path: Path, answer: Sequence[float]
 ) -> None:

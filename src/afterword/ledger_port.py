@@ -268,7 +268,10 @@ class Ledger(Reads, Protocol):
 
     # people
     async def edit(self, scope: Scope, plan: Plan) -> list[Ref]:
-        """Apply a person's plan at once (Insert, Revise, Retire, Erase), and put its jobs. Raises `VersionConflict`, `NotFound`."""
+        """Apply a person's plan at once (Insert, Revise, Retire, Erase), and put its jobs.
+
+        Raises `VersionConflict`, `NotFound`.
+        """
         ...
 
     async def reset(self, scope: Scope) -> int:

@@ -12,7 +12,7 @@ import asyncio
 import gc
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 LONG = 0.02  # seconds of a full collection, after which its survivors are frozen
 EVERY = 600.0  # seconds between two looks at what is frozen
@@ -36,8 +36,7 @@ class SettledHeap:
         try:
             yield
         finally:
-            with suppress(ValueError):
-                gc.callbacks.remove(self._seen)
+            gc.callbacks.remove(self._seen)
             gc.unfreeze()
 
     async def tidy(self, busy: Callable[[], bool], every: float = EVERY) -> None:

@@ -27,17 +27,12 @@ _move_cursor = (
     .where(_chat.c.decided < sa.bindparam("b_decided"))
     .values(decided=sa.bindparam("b_decided"))
 )
-_open_windows = (
+_unfinished = (
     sa.select(_job.c.id, _job.c.window)
     .where(_job.c.scope_id == sa.bindparam("scope"), _job.c.kind == "remember", _job.c.chat_id == sa.bindparam("chat"))
     .where(_job.c.finished_at.is_(None))
 )
-_waiting_remember = (
-    sa.select(_job.c.id)
-    .where(_job.c.scope_id == sa.bindparam("scope"), _job.c.kind == "remember", _job.c.chat_id == sa.bindparam("chat"))
-    .where(_job.c.finished_at.is_(None), _job.c.state == QUEUED)
-    .limit(1)
-)
+_waiting_remember = _unfinished.where(_job.c.state == QUEUED).limit(1)
 
 
 def bury(tx: Tx, job: Job, error: str, room: jobs.Room) -> None:
@@ -112,7 +107,7 @@ def _window_to_skip(held: Held, row: rows.Row) -> dict[str, Any] | None:
     if chat is None:
         return None
     at = {"scope": held.id, "chat": row.chat_id}
-    earlier = [one.window for one in held.conn.execute(_open_windows, at) if one.id < row.id]
+    earlier = [one.window for one in held.conn.execute(_unfinished, at) if one.id < row.id]
     if not all(earlier):
         return None
     first = max([chat.decided, *(window["last"] + 1 for window in earlier)])

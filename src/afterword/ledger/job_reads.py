@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -26,33 +27,33 @@ _chat = schema.chat
 _turn = schema.turn
 _jobs = sa.select(*rows.job_columns).join_from(_job, _scope, _scope.c.id == _job.c.scope_id)
 
+_CONDITIONS = {
+    "scope": _job.c.scope_id == sa.bindparam("scope"),
+    "states": _job.c.state.in_(sa.bindparam("states", expanding=True)),
+    "kinds": _job.c.kind.in_(sa.bindparam("kinds", expanding=True)),
+    "chat": _job.c.chat_id == sa.bindparam("chat"),
+    "before": _job.c.id < sa.bindparam("before"),
+}
 
-_of_chat = (
-    _jobs.where(_job.c.scope_id == sa.bindparam("scope"), _job.c.chat_id == sa.bindparam("chat"))
-    .where(
-        _job.c.kind.in_(sa.bindparam("kinds", expanding=True)), _job.c.state.in_(sa.bindparam("states", expanding=True))
-    )
-    .order_by(_job.c.id.desc())
-    .limit(sa.bindparam("most", type_=sa.Integer))
-)
+
+@cache  # each ticket asks: building a statement costs several times what running it does
+def _listing(given: frozenset[str]) -> sa.Select[Any]:
+    query = _jobs.where(*(_CONDITIONS[name] for name in sorted(given)))
+    return query.order_by(_job.c.id.desc()).limit(sa.bindparam("most", type_=sa.Integer))
 
 
 def jobs(conn: sa.Connection, scope_id: int | None, wanted: JobFilter) -> list[Job]:
     """Newest first; `scope_id` None: of all scopes."""
-    if scope_id is not None and wanted.states and wanted.kinds and wanted.chat_id is not None and wanted.before is None:
-        # what each ticket asks: building a statement costs several times what running it does
-        at = {"scope": scope_id, "chat": wanted.chat_id, "kinds": wanted.kinds, "states": wanted.states}
-        return [rows.job_from(row) for row in conn.execute(_of_chat, {**at, "most": wanted.limit})]
-    query = _jobs if scope_id is None else _jobs.where(_job.c.scope_id == scope_id)
-    if wanted.states:
-        query = query.where(_job.c.state.in_(wanted.states))
-    if wanted.kinds:
-        query = query.where(_job.c.kind.in_(wanted.kinds))
-    if wanted.chat_id is not None:
-        query = query.where(_job.c.chat_id == wanted.chat_id)
-    if wanted.before is not None:
-        query = query.where(_job.c.id < wanted.before)
-    return [rows.job_from(row) for row in conn.execute(query.order_by(_job.c.id.desc()).limit(wanted.limit))]
+    values = {
+        "scope": scope_id,
+        "states": wanted.states or None,
+        "kinds": wanted.kinds or None,
+        "chat": wanted.chat_id,
+        "before": wanted.before,
+    }
+    given = {name: value for name, value in values.items() if value is not None}
+    found = conn.execute(_listing(frozenset(given)), {**given, "most": wanted.limit})
+    return [rows.job_from(row) for row in found]
 
 
 def job(conn: sa.Connection, job_id: int) -> Job:

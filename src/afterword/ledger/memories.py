@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -9,15 +10,13 @@ import sqlalchemy as sa
 from afterword.errors import InvalidInput, NotFound
 from afterword.ledger import rows, schema
 from afterword.ledger.tx import chunks
-from afterword.records import Filters
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from afterword.records import MemoryRecord, Ref, Turn
+    from afterword.records import Filters, MemoryRecord, Ref, Turn
 
 PAGE = 500
-NO_FILTERS = Filters()
 
 _memory = schema.memory
 _version = schema.version
@@ -32,13 +31,12 @@ _turns_of_ids = sa.select(*rows.turn_columns).where(
 )
 
 
-# what each decision is held against
-_latest = (
-    _current.where(_memory.c.scope_id == sa.bindparam("scope"))
-    .order_by(_memory.c.said_at.desc(), _memory.c.id)
-    .limit(sa.bindparam("most", type_=sa.Integer))
-    .offset(sa.bindparam("skipped", type_=sa.Integer))
-)
+_CONDITIONS = {
+    "kinds": _memory.c.kind.in_(sa.bindparam("kinds", expanding=True)),
+    "chat": _memory.c.chat_id == sa.bindparam("chat"),
+    "since": _memory.c.said_at >= sa.bindparam("since"),
+    "until": _memory.c.said_at < sa.bindparam("until"),
+}
 _rests = schema.rests
 _resting = sa.select(_rests.c.record).where(_rests.c.scope_id == sa.bindparam("scope"), _rests.c.source.in_(_ids))
 _of_sources = _current.where(_memory.c.scope_id == sa.bindparam("scope"), _memory.c.id.in_(_resting))
@@ -83,32 +81,38 @@ def listed(
     """Newest `said_at` first. Metadata and exclusions are compared here: their keys and number know no bounds."""
     if filters.role is not None:  # memories have none
         return []
-    if filters == NO_FILTERS and not retired:
-        found = conn.execute(_latest, {"scope": scope_id, "most": limit, "skipped": offset})
-        return [rows.memory_from(row) for row in found]
-    query = (_newest if retired else _current).where(_memory.c.scope_id == scope_id, *_conditions(filters))
-    query = query.order_by(_memory.c.said_at.desc(), _memory.c.id)
+    values = {
+        "kinds": filters.kinds or None,
+        "chat": filters.chat_id,
+        "since": filters.since,
+        "until": filters.until,
+    }
+    given = {name: value for name, value in values.items() if value is not None}
+    query, at = _listing(frozenset(given), retired=retired), {"scope": scope_id, **given}
     if not filters.metadata and not filters.exclude:
-        return [rows.memory_from(row) for row in conn.execute(query.limit(limit).offset(offset))]
-    wanted = (one for one in _paged(conn, query) if _passes(one, filters))
+        return _page(conn, query, at, limit, offset)
+    wanted = (one for one in _paged(conn, query, at) if _passes(one, filters))
     return [one for number, one in zip(range(offset + limit), wanted, strict=False) if number >= offset]
 
 
-def _conditions(filters: Filters) -> Iterator[sa.ColumnElement[bool]]:
-    if filters.kinds:
-        yield _memory.c.kind.in_(filters.kinds)
-    if filters.chat_id is not None:
-        yield _memory.c.chat_id == filters.chat_id
-    if filters.since is not None:
-        yield _memory.c.said_at >= filters.since
-    if filters.until is not None:
-        yield _memory.c.said_at < filters.until
+@cache  # each decision is held against the latest: building a statement costs several times what running it does
+def _listing(given: frozenset[str], *, retired: bool) -> sa.Select[Any]:
+    query = (_newest if retired else _current).where(_memory.c.scope_id == sa.bindparam("scope"))
+    query = query.where(*(_CONDITIONS[name] for name in sorted(given)))
+    most, skipped = sa.bindparam("most", type_=sa.Integer), sa.bindparam("skipped", type_=sa.Integer)
+    return query.order_by(_memory.c.said_at.desc(), _memory.c.id).limit(most).offset(skipped)
 
 
-def _paged(conn: sa.Connection, query: sa.Select[Any]) -> Iterator[MemoryRecord]:
+def _page(
+    conn: sa.Connection, query: sa.Select[Any], at: Mapping[str, Any], limit: int, offset: int
+) -> list[MemoryRecord]:
+    return [rows.memory_from(row) for row in conn.execute(query, {**at, "most": limit, "skipped": offset})]
+
+
+def _paged(conn: sa.Connection, query: sa.Select[Any], at: Mapping[str, Any]) -> Iterator[MemoryRecord]:
     offset = 0
-    while found := conn.execute(query.limit(PAGE).offset(offset)).all():
-        yield from (rows.memory_from(row) for row in found)
+    while found := _page(conn, query, at, PAGE, offset):
+        yield from found
         offset += len(found)
 
 
