@@ -43,7 +43,7 @@ class FakeReads:
     talk: dict[str, list[Turn]] = field(default_factory=dict)
     held: list[MemoryRecord] = field(default_factory=list)
     cursors: dict[str, int] = field(default_factory=dict)
-    receipts: dict[str, Receipt] = field(default_factory=dict)
+    given: dict[str, Receipt] = field(default_factory=dict)
     rules_decided: list[Decision] = field(default_factory=list)
     texts: list[tuple[Ref, str]] = field(default_factory=list)
     embedded: set[tuple[str, str]] = field(default_factory=set)  # record, model
@@ -102,7 +102,7 @@ class FakeReads:
 
     def recalled(self, reply: Turn, memories: Sequence[MemoryRecord]) -> None:
         items = tuple(ReceiptItem(memory.ref, memory.kind, 1.0, {}) for memory in memories)
-        self.receipts[reply.id] = Receipt(items)
+        self.given[reply.id] = Receipt(items)
 
     # ── the port, as far as steps need it ──────────────────────────────────────────────────────────────────────────
 
@@ -130,7 +130,10 @@ class FakeReads:
         raise NotFound(f"no turn {turn_id}")
 
     async def receipt(self, scope: Scope, reply_id: str) -> Receipt | None:
-        return self.receipts.get(reply_id)
+        return self.given.get(reply_id)
+
+    async def receipts(self, scope: Scope, reply_ids: Sequence[str]) -> dict[str, Receipt]:
+        return {reply: self.given[reply] for reply in reply_ids if reply in self.given}
 
     async def cursor(self, scope: Scope, chat_id: str) -> int:
         return self.cursors.get(chat_id, 0)

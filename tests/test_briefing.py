@@ -322,3 +322,53 @@ async def test_messages_that_come_at_once_are_all_given_every_standing_fact(
             group.start_soon(tell)
     assert len(set(texts)) == 1
     assert texts[0].count("The user wants answers about") == 7
+
+
+async def test_a_reply_that_only_echoes_the_memory_is_no_evidence(opened: OpenMemory) -> None:
+    memory = await opened()
+    await memory.add_turns(said("dogs", "My dog is called Biscuit.", ">Biscuit, your dog, how sweet!"), "ann")
+    await memory.add_turns(said("later", "What is my dog called?", ">Your dog is called Waffle."), "ann")
+    text = await memory.context("Tell me what my dog is called", "ann")
+    assert "My dog is called Biscuit." in text
+    assert "Waffle" not in text
+    assert "sweet" not in text
+    assert "Waffle" in await memory.context("What did you tell me my dog is called?", "ann")
+
+
+async def test_advice_that_an_assistant_gave_is_still_found(opened: OpenMemory) -> None:
+    memory = await opened()
+    await memory.add_turns(
+        said("runs", "What's a good stretch after running?", ">Try a calf stretch at a wall."), "ann"
+    )
+    assert "calf stretch" in await memory.context("Which stretch is good after running?", "ann")
+
+
+async def test_a_turn_whose_episode_was_revised_shows_what_was_said_later(opened: OpenMemory) -> None:
+    def written(messages: Any, *_: object) -> str:
+        if "MEMORIES" in messages[-1].content:
+            return '{"verdicts": {"#1": {"verdict": "revise", "text": "The user keeps nine hens, not six."}}}'
+        kept = "keep six hens" in messages[-1].content and "actually" not in messages[-1].content
+        record = "The user keeps six hens behind the old mill." if kept else "The user has nine hens."
+        return f'{{"entries": {{"#1": {{"kind": "personal_fact", "record": "{record}"}}}}}}'
+
+    memory = await opened(llm=ScriptedLLM(answers=written))
+    await memory.add("I keep six hens behind the old mill.", "ann", timeout=20)
+    await memory.add("There are actually nine hens, not six.", "ann", timeout=20)
+    await idle(memory)
+    text = await memory.context("How many hens are behind the mill?", "ann")
+    assert "- the user: I keep six hens behind the old mill. [later: There are actually nine hens, not six.]" in text
+    assert "nine hens, not six. [later" not in text
+
+
+@pytest.mark.parametrize(
+    ("told", "query"),
+    [("I don't eat fish, never have.", "Suggest a dinner for tonight."), ("我对花生过敏", "给我推荐一道今晚的菜。")],
+)
+async def test_what_must_not_be_eaten_comes_along_whatever_is_asked(opened: OpenMemory, told: str, query: str) -> None:
+    memory = await opened(llm=QuotingLLM())
+    await memory.add(told, "ann", timeout=20)
+    assert told.rstrip(".") in await memory.context(query, "ann")
+    stored = await chatted(memory, query)
+    found = await memory.receipt("ann", stored.id)
+    assert found is not None
+    assert ["standing" in item.parts for item in found[0].items] == [True]

@@ -219,7 +219,7 @@ def test_what_no_longer_holds_is_marked_with_when_and_with_what_holds_now() -> N
 def test_standing_facts_come_first_within_their_share_and_without_anything_else() -> None:
     standing = [hit(f"Always answer in French, rule {n}.", record=f"s{n}", days=n) for n in range(40)]
     context = build_context([], now=NOW, budget_tokens=1000, known=Known(standing=standing), says_nothing=False)
-    assert context.text.split("\n")[1] == "## Who they are and how they want to be answered"
+    assert context.text.split("\n")[1] == "## Who they are, what they avoid, how they want to be answered"
     assert context.text.split("\n")[2] == "- Always answer in French, rule 0. (3 May 2026)"
     assert 3 < len(context.standing) < 40
     assert prompt_tokens(context.text) <= 0.15 * 1000 + 40

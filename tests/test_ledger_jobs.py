@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from afterword.errors import InvalidInput, LeaseLost, NotFound, QueueFull
-from afterword.lanes import embed_job, reconsolidate_job, remember_job
+from afterword.lanes import correction_job, embed_job, reconsolidate_job, remember_job
 from afterword.plan import Plan
 from afterword.ports import JobFilter, Queue
 from afterword.records import Job, NewJob, NewTurn, Scope
@@ -233,6 +233,15 @@ async def test_a_full_queue_takes_no_half_of_what_is_put(narrow: House) -> None:
     with pytest.raises(QueueFull):
         await put(narrow, *[job() for _ in range(4)])
     assert await narrow.ledger.job_counts(ANN) == {}
+
+
+async def test_what_turns_took_back_is_put_into_a_full_queue_since_nothing_makes_it_again(narrow: House) -> None:
+    await put(narrow, job(), job(), job())
+    claimed = await narrow.claim_one()
+    await put(narrow, job())
+    await narrow.ledger.apply(claimed, Plan(jobs=(correction_job(ANN, "c", ["t"]), reconsolidate_job(ANN, "c", "r"))))
+    waiting = [one.payload for one in await narrow.ledger.jobs(ANN, JobFilter(states=("queued",)))]
+    assert [payload for payload in waiting if payload] == [{"chat_id": "c", "turn_ids": ["t"]}]
 
 
 async def test_a_full_queue_costs_a_turn_only_its_job_which_a_sweep_makes_again(narrow: House) -> None:

@@ -9,10 +9,11 @@ from datetime import timedelta
 import pytest
 
 from afterword.errors import LLMUnavailable
-from afterword.lanes import reconsolidate_job
+from afterword.lanes import correction_job, reconsolidate_job
 from afterword.plan import Plan, Reconsolidated, Strengthen
-from afterword.reconsolidate import STEP, may_change, strengthened, used
+from afterword.reconsolidate import STEP, strengthened, used
 from afterword.records import MemoryRecord, NewJob
+from afterword.rules import may_change
 from afterword.testing import HashingEmbedder, ScriptedLLM
 from tests.fake_reads import NOW, SCOPE, FakeReads, apply, desk, job, revisions
 
@@ -258,3 +259,61 @@ async def test_an_outage_is_left_to_the_worker() -> None:
     llm = ScriptedLLM(answers=[LLMUnavailable("away")])
     with pytest.raises(LLMUnavailable):
         await turn(reads, MOVED, "Oh!", [reads.remember(EPISODE)], llm)
+
+
+# ── what is taken back, recalled or not ────────────────────────────────────────────────────────────────────────────
+
+
+async def taken_back(reads: FakeReads, said: str, llm: ScriptedLLM, *, speaker: str | None = None) -> Plan:
+    """The plan of the job behind a turn that has the form of a correction."""
+    told = reads.say(said, speaker=speaker)
+    return await STEP.decide(
+        job(correction_job(SCOPE, "c", [told.id])), desk(reads, llm=llm, embedder=HashingEmbedder())
+    )
+
+
+async def test_what_is_taken_back_is_revised_though_no_reply_was_given_it() -> None:
+    reads = FakeReads()
+    memory = reads.remember(EPISODE)
+    reads.remember("The user keeps bees in Essen.")
+    plan = await taken_back(reads, MOVED, ScriptedLLM(answers=[verdicts((1, "revise", REVISED))]))
+    (revision,) = revisions(plan)
+    assert (revision.ref, revision.text, revision.sources) == (memory.ref, REVISED, ("c-0",))
+    assert [new.kind for new in plan.jobs] == ["embed"]
+
+
+async def test_a_correction_that_touches_no_memory_costs_no_call() -> None:
+    reads, llm = FakeReads(), ScriptedLLM()
+    reads.remember("The user keeps bees in Essen.")
+    plan = await taken_back(reads, MOVED, llm)
+    assert (plan.changes, llm.completed) == ((), [])
+
+
+async def test_what_the_reply_was_given_is_left_to_the_job_of_that_reply() -> None:
+    reads, llm = FakeReads(), ScriptedLLM()
+    memory = reads.remember(EPISODE)
+    told = reads.say(MOVED)
+    reads.recalled(reads.say("Oh!", role="assistant", reply_to=told.id), [memory])
+    plan = await STEP.decide(job(correction_job(SCOPE, "c", [told.id])), desk(reads, llm=llm))
+    assert (plan.changes, llm.completed) == ((), [])
+
+
+async def test_nobody_takes_back_what_another_one_said() -> None:
+    reads, llm = FakeReads(), ScriptedLLM()
+    reads.remember("Mira's sister Lena lives in Bonn.")
+    assert (await taken_back(reads, MOVED, llm, speaker="Tom")).changes == ()
+    assert llm.completed == []
+
+
+async def test_a_turn_that_was_erased_before_its_correction_ran_changes_nothing() -> None:
+    plan = await STEP.decide(job(correction_job(SCOPE, "c", ["gone"])), desk(FakeReads(), llm=ScriptedLLM()))
+    assert plan.changes == ()
+
+
+async def test_of_several_turns_that_take_something_back_each_has_its_job() -> None:
+    reads, llm = FakeReads(), ScriptedLLM(answers=[verdicts((1, "revise", REVISED))])
+    reads.remember(EPISODE)
+    turns = [reads.say(MOVED).id, reads.say("Lena stopped playing the cello").id]
+    plan = await STEP.decide(job(correction_job(SCOPE, "c", turns)), desk(reads, llm=llm))
+    assert [revision.text for revision in revisions(plan)] == [REVISED]
+    assert [new.payload["turn_ids"] for new in plan.jobs] == [turns[1:]]

@@ -281,3 +281,14 @@ async def test_a_statement_that_an_llm_found_to_be_a_task_is_left() -> None:
     reads.say("I need a poem about my cat, write it now.")
     llm = ScriptedLLM(answers=[entries(([1], "task_request", ""))])
     assert inserts(await STEP.decide(JOB, desk(reads, llm=llm))) == []
+
+
+async def test_a_turn_that_takes_something_back_puts_the_job_that_revises_it() -> None:
+    reads = FakeReads()
+    reads.say("My brother Jonas lives in Oslo.")
+    reads.say("Jonas actually moved to Bergen in spring.")
+    llm = ScriptedLLM(answers=lambda *_: '{"entries": []}')
+    plan = await STEP.decide(job(remember_job(SCOPE, "c")), desk(reads, llm=llm))
+    assert [new.payload for new in plan.jobs if new.kind == "reconsolidate"] == [{"chat_id": "c", "turn_ids": ["c-1"]}]
+    by_rules = await STEP.decide(job(remember_job(SCOPE, "c")), desk(reads))
+    assert not [new for new in by_rules.jobs if new.kind == "reconsolidate"]

@@ -189,3 +189,23 @@ async def test_a_date_that_was_said_of_something_else_is_not_borrowed() -> None:
     texts = [one.text for one in inserts(await STEP.decide(JOB, desk(people_talk(talk), llm=llm)))]
     assert "Mira said on 3 May 2026: I made this bowl in my class." in texts
     assert record not in texts
+
+
+async def test_what_was_said_of_another_thing_before_is_not_put_into_a_record() -> None:
+    reads = FakeReads()
+    reads.say("你好，我叫苏晴，在成都的一家出版社做编辑。")
+    said = "我弟弟苏阳在深圳读大学，学的是机械。"
+    reads.say(said)
+    mixed = "用户弟弟苏阳是成都的一家出版社的编辑，苏阳在深圳读大学，学的是机械。"
+    llm = ScriptedLLM(answers=[entries(([2], "personal_fact", mixed))])
+    changes, _ = await decide_span(SCOPE, Span("c", 1, 1), desk(reads, llm=llm))
+    assert [change.text for change in changes if isinstance(change, Insert)] == [f"用户在2026年5月3日说：{said}"]
+
+
+@pytest.mark.parametrize("asked", ["Do I still have the kayak?", "Did I sell the red kayak?", "我的自行车还在吗？"])
+async def test_a_question_about_what_is_remembered_is_no_memory_and_costs_no_call(asked: str) -> None:
+    reads, llm = FakeReads(), ScriptedLLM()
+    reads.say(asked)
+    changes, _ = await decide_span(SCOPE, Span("c", 0, 0), desk(reads, llm=llm))
+    assert not [change for change in changes if isinstance(change, Insert)]
+    assert llm.completed == []

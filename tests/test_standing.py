@@ -44,6 +44,13 @@ def memory(text: str, *, kind: MemoryKind = "episodic", metadata: dict[str, Any]
         ("以后回答简短一点", "manner"),
         ("别再用表情符号了", "manner"),
         ("用户希望回答直接一些。", "manner"),
+        ("I don't eat fish, never have.", "avoids"),
+        ("I'm allergic to peanuts.", "avoids"),
+        ("My doctor says I should avoid coffee.", "avoids"),
+        ("The user is vegan.", "avoids"),
+        ("我不吃香菜，一点都不行。", "avoids"),
+        ("用户对花生过敏。", "avoids"),
+        ("医生说我胃不好，要少喝咖啡。", "avoids"),
     ],
 )
 def test_how_a_person_wants_to_be_called_and_answered_is_standing(text: str, slot: str) -> None:
@@ -65,6 +72,11 @@ def test_how_a_person_wants_to_be_called_and_answered_is_standing(text: str, slo
         "我叫他明天来",
         "别忘了明天买牛奶",
         "我一直住在成都",
+        "My sister is allergic to cats.",
+        "I never eat out.",
+        "I avoid my neighbour.",
+        "他不吃鱼",
+        "我还没吃饭",
     ],
 )
 def test_other_facts_and_errands_are_not(text: str) -> None:

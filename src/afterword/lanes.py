@@ -61,6 +61,16 @@ def reconsolidate_job(scope: Scope, chat_id: str, reply_id: str) -> NewJob:
     )
 
 
+def correction_job(scope: Scope, chat_id: str, turn_ids: Sequence[str]) -> NewJob:
+    """Revise the episodes that these turns take something back of, one turn a job."""
+    return NewJob(
+        kind="reconsolidate",
+        lane=scope_lane(scope),
+        stream=_named("reconsolidate", scope, chat_id),
+        payload={"chat_id": chat_id, "turn_ids": list(turn_ids)},
+    )
+
+
 def reconsolidate_query_job(
     scope: Scope, query: str, refs: Sequence[Ref], said_at: datetime, utc_offset: int
 ) -> NewJob:

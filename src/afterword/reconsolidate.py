@@ -1,4 +1,5 @@
-"""Reconsolidation: a recalled episode is strengthened by use, and revised where the turn that used it says more.
+"""Reconsolidation: a recalled episode is strengthened by use, and revised where the turn that used it says more; a turn
+that takes something back revises what it speaks of, recalled or not.
 
 Which episodes a reply used is judged by the words it shares with them, so that a turn that used none costs no call.
 The LLM is asked at most once a turn, and only when the user told something rather than asked.
@@ -7,14 +8,14 @@ The LLM is asked at most once a turn, and only when the user told something rath
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, cast
 
 from afterword.asking import ask
 from afterword.decisions import Verdict, grounded, invented_details, lost_details, read_verdicts
 from afterword.errors import NotFound
-from afterword.lanes import embed_job
+from afterword.lanes import correction_job, embed_job
 from afterword.language.dates import absolute, annotated, day
 from afterword.language.slips import slip, tidied
 from afterword.language.texts import content_words, cut, estimate_tokens, language_of, share
@@ -22,16 +23,16 @@ from afterword.plan import Change, Plan, Reconsolidated, Revise, Strengthen
 from afterword.ports import Step
 from afterword.prompts import reconsolidate_question, said_by
 from afterword.ranking import strength_at
-from afterword.records import MemoryRecord, local_time
-from afterword.rules import corrects, is_filler, is_question
+from afterword.records import Filters, MemoryRecord, local_time
+from afterword.rules import corrects, may_change, may_correct
 
 if TYPE_CHECKING:
     from afterword.ports import LLM, Desk
-    from afterword.records import Job, Json, Scope
+    from afterword.records import Job, Json, Scope, Turn
 
 STRONGEST = 5.0
 USED = 0.2  # of an episode's words in what was said
-TOUCHED = 0.2  # of an episode's words in the user's own turn
+COMPARED = 200  # newest episodes that a correction is held against
 ASKED = 3  # episodes a call: those that share most with what was said
 KNOWN = 0.75  # of a new version's words that stand in the old one or in what was said
 WHY = 40  # tokens of what was said that are kept as the reason of a revision
@@ -46,6 +47,11 @@ class Said:
     who: str
     local: datetime
     turn_id: str | None
+
+    @property
+    def dated(self) -> str:
+        """On one line, its relative times worked out."""
+        return " ".join(annotated(self.text, self.local).split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +78,12 @@ def used(episode: str, question: str, reply: str) -> bool:
     return len(together) >= 2 and share(words, asked | answered) >= USED
 
 
-def may_change(said: str, episode: str) -> bool:
-    """Whether what was said could add to this memory or correct it: it tells something new about the same thing."""
-    if is_question(said) or is_filler(said):
-        return False
-    words, told = content_words(episode), content_words(said)
-    common = words & told
-    if not common or not told - words:
-        return False
-    return corrects(said) or (len(common) >= 2 and share(words, told) >= TOUCHED)
-
-
 async def decide(job: Job, desk: Desk) -> Plan:
     """Raises `BadAnswer`, `LLMUnavailable`."""
     if "reply_id" in job.payload:
         return await _after_reply(job, desk)
+    if "turn_ids" in job.payload:
+        return await _after_correction(job, desk)
     return await _after_query(job, desk)
 
 
@@ -106,10 +103,44 @@ async def _after_reply(job: Job, desk: Desk) -> Plan:
         return Plan((ended,), {"note": "there is no receipt"})
     records = [item.ref.record for item in receipt.items if item.kind != "turn"]
     current = await _current(job.scope, records, desk)
-    drawn_on = [memory for memory in current if used(memory.text, asked.text, reply.text)]
-    local = local_time(asked.said_at, asked.utc_offset)
-    said = Said(asked.text, said_by(asked, language_of(asked.text)), local, asked.id)
-    return await _plan(job, desk, said, drawn_on, (ended,))
+    drawn_on = [
+        memory
+        for memory in current
+        if used(memory.text, asked.text, reply.text) or may_correct(asked.text, memory.text)
+    ]
+    return await _plan(job, desk, _said_in(asked), drawn_on, (ended,))
+
+
+async def _after_correction(job: Job, desk: Desk) -> Plan:
+    """A turn that takes something back also revises what no reply was given: what stood in the chat's history, or was
+    still to be decided, when it was said. What its reply was given is left to the job of that reply."""
+    first, *others = cast("list[str]", job.payload["turn_ids"])
+    try:
+        turn = await desk.reads.turn(job.scope, first)
+    except NotFound:
+        plan = Plan((), {"note": "the turn is gone"})
+    else:
+        plan = await _plan(job, desk, _said_in(turn), await _corrected_by(turn, job.scope, desk), ())
+    following = (correction_job(job.scope, job.payload["chat_id"], others),) if others else ()
+    return replace(plan, jobs=(*plan.jobs, *following))
+
+
+async def _corrected_by(turn: Turn, scope: Scope, desk: Desk) -> list[MemoryRecord]:
+    answers = await desk.reads.turns(scope, turn.chat_id, first=turn.position + 1, limit=1)
+    receipts = await desk.reads.receipts(scope, [answer.id for answer in answers if answer.reply_to == turn.id])
+    given = {item.ref.record for receipt in receipts.values() for item in receipt.items}
+    newest = await desk.reads.memories(scope, Filters(kinds=("episodic",)), limit=COMPARED)
+    own = [memory for memory in newest if memory.id not in given and _of_same_person(memory, turn)]
+    return [memory for memory in own if may_correct(turn.text, memory.text)]
+
+
+def _said_in(turn: Turn) -> Said:
+    return Said(turn.text, said_by(turn, language_of(turn.text)), local_time(turn.said_at, turn.utc_offset), turn.id)
+
+
+def _of_same_person(memory: MemoryRecord, turn: Turn) -> bool:
+    """In a transcript of several people, nobody takes back what another one said."""
+    return turn.speaker is None or turn.speaker.lower() in memory.text.lower()
 
 
 async def _after_query(job: Job, desk: Desk) -> Plan:
@@ -172,7 +203,7 @@ async def _revised(llm: LLM, episodes: Sequence[MemoryRecord], said: Said) -> _R
         text, note = _new_text(verdict, episode, said)
         if text:
             sources = (said.turn_id,) if said.turn_id else ()
-            changes.append(Revise(episode.ref, text, "llm", sources, why=verdict.why or cut(said.text, WHY)))
+            changes.append(Revise(episode.ref, text, "llm", sources, why=verdict.why or cut(said.dated, WHY)))
         notes.append({"memory": list(episode.ref), "verdict": verdict.verdict, "text": verdict.text, "note": note})
     return _Revised(tuple(changes), {"model": answered.model, "calls": answered.calls, "verdicts": notes})
 
@@ -214,7 +245,7 @@ def _objection(text: str, episode: MemoryRecord, said: Said) -> str:
 
 def _noted(episode: MemoryRecord, said: Said, note: str) -> tuple[str, str]:
     """What was remembered stays, as it was said then; what was said now stands beside it, in the person's words."""
-    words = cut(" ".join(annotated(said.text, said.local).split()), 100)
+    words = cut(said.dated, 100)
     correction = corrects(said.text)
     if language_of(episode.text) == "zh":
         verb = "更正" if correction else "补充"

@@ -21,7 +21,7 @@ from afterword.decisions import (
     numbers_in,
     read_entries,
 )
-from afterword.lanes import embed_job, remember_job
+from afterword.lanes import correction_job, embed_job, remember_job
 from afterword.language.dates import absolute
 from afterword.language.slips import tidied
 from afterword.language.texts import alike, content_words, estimate_tokens, joined, own_words, share
@@ -99,9 +99,19 @@ async def decide(job: Job, desk: Desk) -> Plan:
     span = Span(fixed["chat_id"], fixed["first"], fixed["last"])
     if span.last < span.first:
         return Plan(decision={"note": "no new turns"})
-    changes, decision = await decide_span(job.scope, span, desk)
+    talk = await _talk(job.scope, span, desk)
+    changes, decision = await _decide(job.scope, span, talk, desk)
     embedding = (embed_job(job.scope),) if desk.embedder is not None else ()
-    return Plan(changes, decision, embedding + await next_jobs(job.scope, span.chat_id, span.last, desk))
+    corrections = _corrections(job.scope, talk) if _asked(desk.llm) else ()
+    return Plan(
+        changes, decision, (*embedding, *corrections, *await next_jobs(job.scope, span.chat_id, span.last, desk))
+    )
+
+
+def _corrections(scope: Scope, talk: Talk) -> tuple[NewJob, ...]:
+    """What a turn takes back may stand in episodes that no reply was given: they are revised behind it."""
+    turns = [one for one in talk.wanted.values() if rules.corrects(talk.own(one)) and not rules.is_question(one.text)]
+    return (correction_job(scope, turns[0].chat_id, [turn.id for turn in turns]),) if turns else ()
 
 
 async def next_jobs(scope: Scope, chat_id: str, last: int, desk: Desk) -> tuple[NewJob, ...]:
@@ -115,8 +125,12 @@ STEP = Step("remember", decide, window, timeout=300.0)
 
 
 async def decide_span(scope: Scope, span: Span, desk: Desk) -> tuple[tuple[Change, ...], Json]:
+    """As `_decide`, for a span whose turns are still to be read."""
+    return await _decide(scope, span, await _talk(scope, span, desk), desk)
+
+
+async def _decide(scope: Scope, span: Span, talk: Talk, desk: Desk) -> tuple[tuple[Change, ...], Json]:
     """What these turns become, by the LLM or by rules, and the decision that moves the cursor past them."""
-    talk = await _talk(scope, span, desk)
     llm = _asked(desk.llm)
     found: list[Insert] = []
     if not talk.wanted:
@@ -136,6 +150,7 @@ async def decide_span(scope: Scope, span: Span, desk: Desk) -> tuple[tuple[Chang
 
 
 async def _talk(scope: Scope, span: Span, desk: Desk) -> Talk:
+    """The turns of a span, and the few before them."""
     new = await desk.reads.turns(scope, span.chat_id, first=span.first, last=span.last)
     earlier = max(0, span.first - CONTEXT_TURNS)
     before = await desk.reads.turns(scope, span.chat_id, first=earlier, last=span.first - 1) if span.first else []

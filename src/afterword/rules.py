@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from afterword.decisions import EntryKind
 from afterword.language.dates import annotated, day
 from afterword.language.questions import ASKING_NE
-from afterword.language.texts import content_words, cut, joined, language_of, sentences
+from afterword.language.texts import content_words, cut, joined, language_of, own_words, sentences, share
 from afterword.prompts import is_person, said_by
 from afterword.records import Turn, local_time
 
 MOST = 5  # sentences of one turn
 SENTENCE_TOKENS = 120
 QUESTION_TOKENS = 30
+TOUCHED = 0.2  # of a memory's words in what was said
 _INNER_QUOTES = re.compile(r"[“”\"]")
 
 
@@ -133,6 +134,10 @@ _POLITE = _any(
 _YOURS = re.compile(r"\b(?:you|your|yours|you['’](?:re|ve|ll|d)|ya|y['’]all)\b|[你您]", re.IGNORECASE)
 _SHOWN = re.compile(r"\[[^\]]*\]")  # a picture that was sent along
 _FOLLOWS = re.compile(r"^(?:it|they|he|she|this|that|these|those|both)\b|^[它他她这那]", re.IGNORECASE)
+_REFERS = re.compile(
+    r"\b(?:it|its|they|them|their|he|him|his|she|her|hers|this|that|these|those|there|one|ones|too|also)\b|[它他她这那]|也",
+    re.IGNORECASE,
+)
 _TO_YOU = re.compile(
     r"^(?:you|your|you['’](?:re|ve|ll|d))\b(?! know,? (?:that )?(?:I|my|we|our)\b)(?!.*[,;–-] ?(?:and |but |so )?(?:I|my|we)\b)|"
     r"^[你您][^我咱]*$",
@@ -152,8 +157,8 @@ _REACTS = _any(
 )
 _RECALLS = re.compile(
     r"^(?:(?:and|so|hey|ok),? )?(?:(?:do you|can you) (?:still )?(?:remember|know|recall|tell me)|"
-    r"what|where|when|who|which|how (?:old|many|much|long|often))\b[^.!?]{0,60}\?$|"
-    r"^(?=.{1,25}$)(?:你?还?(?:记得|知道)|.*(?:什么|哪|谁|几|多少))[^。！？]*[？?]$",
+    r"what|where|when|who|which|how (?:old|many|much|long|often)|(?:do|did|am|was|were|have|had) (?:I|we))\b[^.!?]{0,60}\?$|"
+    r"^(?=.{1,25}$)(?:你?还?(?:记得|知道)|.*(?:什么|哪|谁|几|多少)|我.{1,12}(?:还|是不是|有没有))[^。！？]*[？?]$",
     re.IGNORECASE,
 )
 
@@ -235,11 +240,16 @@ def record_text(turn: Turn, sentence: str, *, whole: bool = False, asked: str = 
     plain = " ".join(sentence.split())
     words = annotated(plain if whole else cut(plain, SENTENCE_TOKENS), local)
     who, date = said_by(turn, language), day(local, language, weekday=False)
-    unclear = asked and not _OWN.search(sentences(plain)[0])
+    unclear = asked and not clear_alone(plain)
     question = _INNER_QUOTES.sub("", cut(asked, QUESTION_TOKENS)) if unclear else ""
     if language == "zh":
         return f"{who}在{date}{f'被问“{question}”时' if question else ''}说：{words}"
     return f"{who[:1].upper()}{who[1:]} said on {date}{f', asked “{question}”' if question else ''}: {words}"
+
+
+def clear_alone(text: str) -> bool:
+    """Whether its first sentence names the speaker, so that it needs no question before it to be understood."""
+    return _OWN.search((sentences(text) or [""])[0]) is not None
 
 
 def forbidden(text: str, never: str) -> bool:
@@ -252,9 +262,34 @@ def leans(sentence: str) -> bool:
     return bool(_FOLLOWS.match(sentence))
 
 
+def refers(text: str) -> bool:
+    """Whether it holds a word that stands for something said elsewhere: "her", "there", "too"."""
+    return _REFERS.search(text) is not None
+
+
 def corrects(text: str) -> bool:
     """Whether it has a form in which people correct what was said, or tell that it has changed."""
     return bool(_CORRECTS.search(text))
+
+
+def may_change(said: str, memory: str) -> bool:
+    """Whether what was said could add to this memory or correct it: it tells something new about the same thing."""
+    if is_question(said) or is_filler(said):
+        return False
+    words, told = content_words(memory), content_words(said)
+    common = words & told
+    if not common or not told - words:
+        return False
+    return corrects(said) or (len(common) >= 2 and share(words, told) >= TOUCHED)
+
+
+def may_correct(said: str, memory: str) -> bool:
+    """Whether what was said has the form of a correction, and speaks of what this memory tells."""
+    return (
+        corrects(said)
+        and may_change(said, memory)
+        and share(content_words(own_words(memory)), content_words(said)) >= TOUCHED
+    )
 
 
 def is_question(text: str) -> bool:

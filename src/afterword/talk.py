@@ -136,7 +136,7 @@ def _rests_on(text: str, turn: Turn, talk: Talk) -> bool:
     """Grounded in its turn; what that answers or goes on from may add to it, names and numbers from all said before.
 
     A whole date is of its own turn or of the question: a date that was said of something else is a small model's slip.
-    Where people talk with each other a turn goes on from the other's only if that asked something.
+    It goes on where it refers back, or answers a question; where people talk with each other, only in the latter case.
     """
     known = talk.upto(turn)
     people = " ".join({said_by(one, "en") for one in known})
@@ -144,7 +144,7 @@ def _rests_on(text: str, turn: Turn, talk: Talk) -> bool:
     around = "\n".join(talk.evidence[one.id] for one in known)
     persons = "\n".join(talk.evidence[one.id] for one in known if is_person(one))  # an assistant is no evidence
     question = talk.question_to(turn)
-    goes_on = question or not talk.between_people
+    goes_on = question or (not talk.between_people and rules.refers(talk.own(turn)))
     answers = goes_on and grounded(text, said, least=ANSWERED, people=people)
     if not answers or not grounded(text, f"{persons}\n{question}", least=AROUND, people=people):
         answers = grounded(text, said, least=TOLD, people=people)

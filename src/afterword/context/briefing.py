@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 
 from afterword.context.lasting import Lasting, LastingFacts
+from afterword.context.neighbours import is_echo, needed
 from afterword.context.relevance import fitting
 from afterword.context.text import Beside, Context, Ended, Known, build_context
 from afterword.errors import LedgerError
-from afterword.language.questions import asks
+from afterword.language.questions import read_question
 from afterword.language.smalltalk import is_small_talk
 from afterword.language.texts import language_of, prompt_tokens
+from afterword.language.tokens import tokens
 from afterword.recall import Recalled, shortened
 from afterword.records import Filters, Hit, Scope, Turn, hit_of
 
@@ -89,8 +91,9 @@ class Briefing:
         wanted = replace(wanted, query=shortened(wanted.query, LONG_QUERY))
         hits = fitting(wanted.query, recalled)
         left = max(LEAST, self._deadline - (self._clock.monotonic() - started))
-        about = self._known(scope, hits, wanted.exclude, lasting)
+        about = self._known(scope, wanted, hits, lasting)
         known, later = await _in_time(about, _known_of(lasting), left, "the turns beside what was found")
+        hits = tuple(hit for hit in hits if hit.id not in known.echoes)
         context = self._written(wanted, hits, known)
         missed = "; ".join(part for part in (recalled.missed, late, later) if part)
         ms = 1000 * (self._clock.monotonic() - started)
@@ -113,27 +116,28 @@ class Briefing:
 
     # ── what belongs to the hits ───────────────────────────────────────────────────────────────────────────────────
 
-    async def _known(self, scope: Scope, hits: Sequence[Hit], exclude: frozenset[str], lasting: Lasting) -> Known:
-        beside, ended = await asyncio.gather(self._beside(scope, hits, exclude), self._ended(scope, hits, lasting))
-        return replace(_known_of(lasting), beside=beside, ended={**lasting.ended, **ended})
+    async def _known(self, scope: Scope, wanted: Wanted, hits: Sequence[Hit], lasting: Lasting) -> Known:
+        around, ended = await asyncio.gather(self._around(scope, hits), self._ended(scope, hits, lasting))
+        of_assistant = read_question(wanted.query, tokens).about == "assistant"
+        spoke = {hit.speaker for hit in hits if hit.speaker}
+        echoes: set[str] = set()
+        beside: dict[str, Beside] = {}
+        for hit, before, after in around:
+            if not of_assistant and before is not None and is_echo(hit, before, spoke):
+                echoes.add(hit.id)
+            needs = needed(hit, _shown(before, wanted), _shown(after, wanted), spoke)
+            if needs is not None:
+                beside[hit.id] = needs
+        return replace(_known_of(lasting), beside=beside, ended={**lasting.ended, **ended}, echoes=frozenset(echoes))
 
-    async def _beside(self, scope: Scope, hits: Sequence[Hit], exclude: frozenset[str]) -> dict[str, Beside]:
-        """For each turn: the question that it answers, or the answer to the question that it asks."""
+    async def _around(self, scope: Scope, hits: Sequence[Hit]) -> list[tuple[Hit, Turn | None, Turn | None]]:
+        """Each turn among the hits, with the one before it and the one after it in its chat."""
         turns = [hit for hit in hits if hit.kind == "turn" and hit.chat_id is not None and hit.position is not None]
         places = {(hit.chat_id or "", (hit.position or 0) + step) for hit in turns for step in (-1, 1)}
         read = await self._reads.turns_at(scope, sorted(places)) if places else []
-        at = {
-            (turn.chat_id, turn.position): turn
-            for turn in read
-            if turn.searchable and turn.text.strip() and turn.id not in exclude
-        }
-        found: dict[str, Beside] = {}
-        for hit in turns:
-            chat, place = hit.chat_id or "", hit.position or 0
-            needs = _needed(hit, at.get((chat, place - 1)), at.get((chat, place + 1)))
-            if needs is not None:
-                found[hit.id] = needs
-        return found
+        at = {(turn.chat_id, turn.position): turn for turn in read}
+        near = [(hit, hit.chat_id or "", hit.position or 0) for hit in turns]
+        return [(hit, at.get((chat, place - 1)), at.get((chat, place + 1))) for hit, chat, place in near]
 
     async def _ended(self, scope: Scope, hits: Sequence[Hit], lasting: Lasting) -> dict[str, Ended]:
         """Turns whose episodes no longer hold."""
@@ -160,24 +164,13 @@ async def _in_time(awaited: Awaitable[T], otherwise: T, patience: float, what: s
 
 def _known_of(lasting: Lasting) -> Known:
     standing = tuple(hit_of(memory, 1.0, {"standing": 1.0}) for memory in lasting.standing)
-    return Known({}, standing, lasting.ended, lasting.before)
+    return Known({}, standing, lasting.ended, lasting.before, lasting.later)
 
 
-def _needed(hit: Hit, before: Turn | None, after: Turn | None) -> Beside | None:
-    asking = asks(hit.text)
-    if asking and after is not None and _another(hit, after):
-        return Beside(answer=_neighbour(after, hit))
-    if not asking and before is not None and _another(hit, before) and asks(before.text):
-        return Beside(question=_neighbour(before, hit))
-    return None
-
-
-def _another(hit: Hit, turn: Turn) -> bool:
-    return (hit.role, hit.speaker) != (turn.role, turn.speaker)
-
-
-def _neighbour(turn: Turn, hit: Hit) -> Hit:
-    return hit_of(turn, hit.score, {"beside": hit.score})
+def _shown(turn: Turn | None, wanted: Wanted) -> Turn | None:
+    """The turn, if it may stand in the text."""
+    may = turn is not None and turn.searchable and turn.text.strip() and turn.id not in wanted.exclude
+    return turn if may else None
 
 
 def _brief(context: Context, hits: Sequence[Hit], found: Recalled) -> Brief:

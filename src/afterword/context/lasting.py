@@ -1,4 +1,5 @@
-"""What holds beyond a single search: a person's standing facts, and which facts were superseded and when.
+"""What holds beyond a single search: a person's standing facts, which facts were superseded and when, and which turns
+were said before their episode was revised.
 
 Read once a user from the ledger, newest memories first, and from then on kept up with what changed.
 """
@@ -32,11 +33,12 @@ SUPERSEDED = "superseded: "
 @dataclass(frozen=True, slots=True)
 class Lasting:
     """Standing facts, the weightiest first; by the id of a record, until when it held; by the id of a fact, what held
-    before it."""
+    before it; by the id of a turn, what was said later that revised its episode."""
 
     standing: tuple[MemoryRecord, ...] = ()
     ended: Mapping[str, Ended] = field(default_factory=dict)
     before: Mapping[str, Ended] = field(default_factory=dict)
+    later: Mapping[str, str] = field(default_factory=dict)
 
 
 class _Held:
@@ -48,6 +50,7 @@ class _Held:
         self.read = 0  # memories looked at so far
         self.whole = False
         self.candidates: dict[str, MemoryRecord] = {}
+        self.revised: dict[str, MemoryRecord] = {}
         self.ended: dict[str, Ended] = {}
         self.before: dict[str, Ended] = {}
         self.facts_read = False
@@ -57,6 +60,21 @@ class _Held:
         for memory in memories:
             if slot_of(memory) is not None:
                 self.candidates[memory.id] = memory
+            if memory.kind == "episodic" and memory.version > 1:
+                self.revised[memory.id] = memory
+
+    def let_go(self, record: str) -> None:
+        self.candidates.pop(record, None)
+        self.revised.pop(record, None)
+
+    @property
+    def later(self) -> dict[str, str]:
+        """A revision adds the turn that led to it to the sources, as the last; those before told the older version."""
+        return {
+            source: memory.text if memory.author == "person" else memory.why or memory.text
+            for memory in self.revised.values()
+            for source in (memory.sources[:-1] or memory.sources)
+        }
 
 
 class LastingFacts:
@@ -81,7 +99,7 @@ class LastingFacts:
                 await self._read_facts(scope, held)
             while not held.whole:
                 await self._read_page(scope, held)
-        return Lasting(tuple(standing(held.candidates.values())), held.ended, held.before)
+        return Lasting(tuple(standing(held.candidates.values())), held.ended, held.before, held.later)
 
     async def _follow(self, scope: Scope, held: _Held, state: ScopeState) -> None:
         if state.seq <= held.seq:
@@ -90,7 +108,7 @@ class LastingFacts:
         refs = [change.entry.ref for change in changes if change.entry is not None and change.entry.kind != "turn"]
         current = await self._reads.read(scope, refs)
         for change in changes:
-            held.candidates.pop(change.record, None)
+            held.let_go(change.record)
         held.look_at(found for found in current.values() if isinstance(found, MemoryRecord))
         if any(change.entry is None or change.entry.kind == "semantic" for change in changes):
             held.facts_read = False

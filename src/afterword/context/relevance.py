@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from afterword.decisions import names_in
-from afterword.language.questions import asks
+from afterword.language.questions import asks, names
 from afterword.language.smalltalk import asks_for_memory, asks_of_oneself, is_small_talk, telling_words
 from afterword.language.texts import content_words, sentences
 from afterword.language.tokens import tokens
@@ -60,11 +60,14 @@ def _fits(query: str, recalled: Recalled) -> bool:
     cone = any(recalled.legs.get(hit.ref, {}).get("dense_mean", 0.0) >= ONE_CONE for hit in telling[:1])
     if meant >= (NEAR if cone else NEAR_ANY_WAY) or (oneself and meant >= (NOT_FAR if cone else NEAR)):
         return True
-    if asks(query) and _few(recalled) and (oneself or _touches(query, telling)):
+    if asks(query) and (
+        (_few(recalled) and (oneself or _touches(query, telling))) or _asks_of_a_speaker(query, telling)
+    ):
         return True
     one_word = ONE_WORD_OF_ONESELF if oneself else ONE_WORD
     one_word = 0.0 if corrects(query) else one_word  # what a message takes back must be found, for it to be revised
-    able = [hit for hit in telling if not (cone and 0 <= near[hit.ref] < NOT_FAR)]  # or its vector is still to come
+    # words in common are chance with what is far in meaning (not with what has no vector yet); of oneself, they are not
+    able = telling if oneself else [hit for hit in telling if not (cone and 0 <= near[hit.ref] < NOT_FAR)]
     return any(_fits_by_words(part, able, one_word) for part in sentences(query)[-SENTENCES:])
 
 
@@ -76,6 +79,11 @@ def _touches(query: str, hits: Sequence[Hit]) -> bool:
     """Whether any record says a single one of the telling words."""
     wanted = telling_words(query)
     return any(word in frozenset(tokens(text)) or _spelt(word, text, 1) for text in map(_told, hits) for word in wanted)
+
+
+def _asks_of_a_speaker(query: str, hits: Sequence[Hit]) -> bool:
+    """Whether it gives the name of somebody who spoke in what was found: then it is about what they said."""
+    return any(names(speaker, query) for speaker in {hit.speaker for hit in hits if hit.speaker})
 
 
 def _fits_by_words(part: str, hits: Sequence[Hit], one_word: float) -> bool:

@@ -1,5 +1,5 @@
-"""Standing facts: what an LLM should know in every reply. Who the person is called, which language they want, and how
-they want to be answered.
+"""Standing facts: what an LLM should know in every reply. Who the person is called, which language they want, how they
+want to be answered, and what they must not eat or drink, since no advice asks for that by name.
 
 By rules, so that they come along without an LLM too; in English and Chinese, in the person's own words and in those of
 a record that an LLM wrote. Pure.
@@ -14,9 +14,10 @@ from typing import Literal
 from afterword.language.texts import alike, content_words, own_words
 from afterword.records import MemoryRecord
 
-Slot = Literal["name", "called", "language", "manner"]
+Slot = Literal["name", "called", "language", "manner", "avoids"]
 
 MOST_WISHES = 8
+MOST_AVOIDED = 4
 SAME_WISH = 0.75  # of the words of two wishes: the newer one replaces the older
 
 _ONE_EACH: tuple[Slot, ...] = ("called", "name", "language")
@@ -85,6 +86,19 @@ _MANNER = _any(
     r"(?:简短|简洁|详细|通俗|直接|正式)(?:地|一?[点些])?.{0,4}(?:回答|回复|答复|解释)",
     r"用户(?:希望|要求|想要|喜欢|偏好|让).{0,20}(?:回答|回复|解释|语气|风格|表情|格式|简短|简洁)",
 )
+_NOT_EATEN = (
+    r"coffee|caffeine|alcohol|sugar|salt|gluten|wheat|dairy|milk|lactose|meat|pork|beef|fish|seafood|shellfish|nuts|peanuts|"
+    r"eggs|soy"
+)
+_AVOIDS = _any(
+    r"\b(?:I|user)\b(?: \w+| ?['’]m){0,4} (?:allergic|intolerant)\b|\b(?:my|user has|user['’]s)\b(?: [\w-]+){0,3} (?:allergy|intolerance)\b",
+    r"\b(?:I|user)(?:['’]m| am| is)? (?:an? |now |strictly )*(?:vegan|vegetarian|pescatarian|teetotal|coeliac|celiac|diabetic)\b",
+    r"\b(?:I|user) (?:(?:really|just|absolutely|simply) )?(?:don['’]t|do not|doesn['’]t|does not|can['’]t|cannot|never|no longer|"
+    r"must not|should not|shouldn['’]t) (?:ever )?(?:eats?|drinks?) (?!out|up|breakfast|lunch|dinner|much|enough|anything|the)\w",
+    rf"\b(?:I|user)(?: should| must| (?:need|ha)s? to| have to)? avoids? (?:eating|drinking|{_NOT_EATEN})\b",
+    r"(?:我|用户)[^，。,]{0,6}不(?:能|可以|敢)?[吃喝碰沾](?!饭|[早午晚]饭|[了得完下到惯亏苦力醋])[^，。,？?]",
+    r"(?:我|用户)[^。？?]{0,12}(?:过敏|不耐受|吃素|素食|忌口|清真|(?:少|别|避免)[吃喝]\w)",
+)
 
 
 def slot_of(memory: MemoryRecord) -> Slot | None:
@@ -99,23 +113,27 @@ def slot_of(memory: MemoryRecord) -> Slot | None:
         return None
     if _LANGUAGE.search(own):
         return "language"
+    if _AVOIDS.search(own):
+        return "avoids"
     wish = kind == "preference_or_instruction" or memory.kind == "semantic" or memory.author == "person"
     return "manner" if wish and _MANNER.search(own) else None
 
 
 def standing(memories: Iterable[MemoryRecord]) -> list[MemoryRecord]:
-    """The standing facts among current memories: what to call them, their name, their language, then their wishes.
+    """The standing facts among current memories: what to call them, their name, their language, what they avoid, then
+    their wishes.
 
-    The newest of each holds; of wishes the newest `MOST_WISHES`, and of two that say nearly the same the newer.
+    The newest of each holds; of wishes the newest `MOST_WISHES`, of what they avoid `MOST_AVOIDED`, and of two that say
+    nearly the same the newer.
     """
     newest = sorted(memories, key=lambda memory: (memory.said_at, memory.id), reverse=True)
-    by_slot: dict[Slot, list[MemoryRecord]] = {"called": [], "name": [], "language": [], "manner": []}
+    by_slot: dict[Slot, list[MemoryRecord]] = {"called": [], "name": [], "language": [], "avoids": [], "manner": []}
     for memory in newest:
         slot = slot_of(memory)
         if slot is not None and not any(_same(memory, other) for other in by_slot[slot]):
             by_slot[slot].append(memory)
     ones = [memory for slot in _ONE_EACH for memory in by_slot[slot][:1]]
-    return [*ones, *by_slot["manner"][:MOST_WISHES]]
+    return [*ones, *by_slot["avoids"][:MOST_AVOIDED], *by_slot["manner"][:MOST_WISHES]]
 
 
 def _same(one: MemoryRecord, other: MemoryRecord) -> bool:

@@ -20,6 +20,7 @@ from afterword.context.wording import (
     fact_line,
     harmless,
     heading,
+    later_note,
     order_note,
     question_line,
     reads_like_an_order,
@@ -42,8 +43,8 @@ STANDING, FACTS, SAID = 0, 1, 2  # the parts of the text
 MEMORY_LAST = 1 << 40  # a memory's place in its chat: behind the turns of the same moment
 
 _TITLES: dict[Language, tuple[str, str, str]] = {
-    "en": ("Who they are and how they want to be answered", "Facts", "From earlier chats, by date"),
-    "zh": ("对方是谁，希望怎样被回答", "事实", "以前的聊天，按日期"),
+    "en": ("Who they are, what they avoid, how they want to be answered", "Facts", "From earlier chats, by date"),
+    "zh": ("对方是谁，忌什么，希望怎样被回答", "事实", "以前的聊天，按日期"),
 }
 _END: dict[Language, str] = {
     "en": "What is not written above is not known.",
@@ -63,12 +64,15 @@ class Beside:
 @dataclass(frozen=True, slots=True)
 class Known:
     """What belongs to the hits: neighbours by the hit's id, standing facts (the weightiest first), what no longer
-    holds by the id of the record that says it, and what held before a fact by that fact's id."""
+    holds by the id of the record that says it, what held before a fact by that fact's id, what was said later by the id
+    of a turn whose episode was revised; and the ids of replies that only echo what is remembered, which are left out."""
 
     beside: Mapping[str, Beside] = field(default_factory=dict)
     standing: Sequence[Hit] = ()
     ended: Mapping[str, Ended] = field(default_factory=dict)
     before: Mapping[str, Ended] = field(default_factory=dict)
+    later: Mapping[str, str] = field(default_factory=dict)
+    echoes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,9 +208,13 @@ class _Page:
             line, part, group = said_line(hit, self._reader, self._longest), SAID, _group(hit)
         ended, before = self._known.ended.get(hit.id), self._known.before.get(hit.id)
         mark = order_note(self._reader) if order else ""
-        note = ended_note(ended, self._reader) if ended else ""
+        note = ended_note(ended, self._reader) if ended else self._later(hit)
         note += before_note(before, self._reader) if before and not reads_like_an_order(before.text) else ""
         return _Item(hit, part, group, f"- {mark}{line[2:]}{note}")
+
+    def _later(self, hit: Hit) -> str:
+        later = self._known.later.get(hit.id, "")
+        return later_note(later, self._reader) if later else ""
 
     def _beside(self, hit: Hit) -> Iterator[_Item]:
         needs = self._known.beside.get(hit.id, Beside())

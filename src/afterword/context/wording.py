@@ -126,6 +126,14 @@ def before_note(ended: Ended, reader: Reader) -> str:
     return f" [before that, until {_until(ended, reader)}: {text}]"
 
 
+def later_note(later: str, reader: Reader) -> str:
+    """Behind a turn whose episode was revised since: what was said then."""
+    text = "" if reads_like_an_order(later) else cut(harmless(own_words(later)), NOTE_TOKENS)
+    if not text:
+        return ""
+    return f"［后来：{text}］" if reader.zh else f" [later: {text}]"
+
+
 def _until(ended: Ended, reader: Reader) -> str:
     return day(local_time(ended.when, ended.utc_offset).date(), reader.language, weekday=False)
 

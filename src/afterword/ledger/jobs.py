@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 MOST_CAUSES = 16  # replies that a job which stands for several turns is linked to: the newest
 TEXT_LIMIT = 2000  # characters of an error or a reason that are kept
+GOES_IN_FOR_ANOTHER = frozenset(["run_id", "turn_ids"])  # what marks such jobs in their payload
 
 _job = schema.job
 _lane = schema.lane
@@ -188,12 +189,13 @@ def slide_remember(held: Held, chat_id: str) -> None:
 def follow(held: Held, new: Sequence[NewJob], room: Room) -> list[int]:
     """Put jobs that follow from a write. A full queue never fails the write: a sweep makes them again.
 
-    The next job of a run goes in for the one that ends, whatever the room: nothing else would make it again.
+    The next job of a run, and one on what turns took back, go in for the one that ends, whatever the room: nothing else
+    would make them again.
     """
     ids: list[int] = []
     for one in new:
         try:
-            ids.append(put(held, one, None if "run_id" in one.payload else room))
+            ids.append(put(held, one, room if GOES_IN_FOR_ANOTHER.isdisjoint(one.payload) else None))
         except QueueFull:
             continue
     return ids
