@@ -317,3 +317,21 @@ async def test_of_several_turns_that_take_something_back_each_has_its_job() -> N
     plan = await STEP.decide(job(correction_job(SCOPE, "c", turns)), desk(reads, llm=llm))
     assert [revision.text for revision in revisions(plan)] == [REVISED]
     assert [new.payload["turn_ids"] for new in plan.jobs] == [turns[1:]]
+
+
+async def test_a_revision_that_drops_what_nobody_took_back_is_not_taken() -> None:
+    reads = FakeReads()
+    memory = reads.remember("Petra's brother Jonas lives in Oslo and works on a ferry.")
+    said = "Oh wait, I said Jonas lives in Oslo - he actually moved to Bergen in spring."
+    shorter = "Petra's brother Jonas lives in Oslo; he moved to Bergen in spring."
+    plan = await taken_back(reads, said, ScriptedLLM(answers=[verdicts((1, "revise", shorter))]))
+    (revision,) = revisions(plan)
+    assert revision.text == f"{memory.text} (Corrected by the user on 3 May 2026: {said})"
+
+
+async def test_the_date_of_a_memory_does_not_hide_that_it_is_taken_back() -> None:
+    reads, llm = FakeReads(), ScriptedLLM(answers=[verdicts((1, "contradicted", ""))])
+    memory = reads.remember("The user bought a red kayak for 300 euros on 21 November 2026.")
+    (revision,) = revisions(await taken_back(reads, "I sold the kayak again, it leaked.", llm))
+    assert revision.text.startswith(memory.text)
+    assert "sold the kayak" in revision.text

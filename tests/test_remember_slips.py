@@ -209,3 +209,14 @@ async def test_a_question_about_what_is_remembered_is_no_memory_and_costs_no_cal
     changes, _ = await decide_span(SCOPE, Span("c", 0, 0), desk(reads, llm=llm))
     assert not [change for change in changes if isinstance(change, Insert)]
     assert llm.completed == []
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [("I sold the kayak again, it leaked.", True), ("Translate this: I bought a house in Ghent.", False)],
+)
+async def test_what_is_told_of_oneself_is_kept_though_it_was_taken_for_a_task(said: str, kept: bool) -> None:
+    reads, llm = FakeReads(), ScriptedLLM(answers=[entries(([1], "task_request", ""))])
+    reads.say(said)
+    changes, _ = await decide_span(SCOPE, Span("c", 0, 0), desk(reads, llm=llm))
+    assert bool([change for change in changes if isinstance(change, Insert)]) is kept

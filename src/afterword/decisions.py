@@ -27,7 +27,7 @@ ACTIONS: tuple[FactAction, ...] = get_args(FactAction)
 
 RECORD_LIMIT = 600
 GROUNDED = 0.5
-KEPT = 0.34
+KEPT = 0.75  # of an old text's words that a new one, or what led to it, must have
 
 _SYNONYMS = {
     "fact": "personal_fact", "personal": "personal_fact", "preference": "preference_or_instruction",
@@ -230,6 +230,11 @@ def numbers_in(text: str) -> frozenset[str]:
     return frozenset(plain | {str(_MONTH_NUMBER[name]) for name in months})
 
 
+def undated(text: str) -> str:
+    """The text without its whole dates: what it tells, but not when."""
+    return _WHOLE_DATE.sub(" ", text)
+
+
 def dates_in(text: str) -> frozenset[tuple[int, int, int]]:
     """Whole dates of a text as (year, month, day), in the ways that English and Chinese write them."""
     found = set()
@@ -261,7 +266,7 @@ def lost_details(old: str, new: str, evidence: str) -> tuple[str, ...]:
     """Names, numbers and dates of `old` that `new` dropped without the evidence saying so.
 
     A detail may go when the evidence names it ("not Oslo any more"), or when the evidence puts another of its kind in
-    its place. When most of the words are gone, that itself is the loss.
+    its place. When many of the words are gone, that itself is the loss.
     """
     lost: list[str] = []
     said = evidence.lower()
@@ -273,7 +278,7 @@ def lost_details(old: str, new: str, evidence: str) -> tuple[str, ...]:
         lost += sorted(silent) if len(silent) > max(0, places) else []
     words = content_words(old)
     if not lost and share(words, content_words(new) | content_words(evidence)) < KEPT and len(words) > 2:
-        lost.append("most of the old text")
+        lost.append("much of the old text")
     return tuple(lost)
 
 

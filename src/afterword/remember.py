@@ -254,10 +254,11 @@ def _passed_over(turn: Turn, written: Sequence[Insert], talk: Talk, policy: Poli
 def _overlooked(
     number: int, turn: Turn, entries: Sequence[Entry], written: Sequence[Insert], talk: Talk, policy: Policy
 ) -> list[Insert]:
-    """A turn that plainly tells something, by its form, but was taken for a question or small talk, or left out."""
+    """A turn that plainly tells something, by its form, but was taken for something else, or left out."""
     kinds = {entry.kind for entry in entries if entry.turn == number}
     kept = any(turn.id in insert.sources for insert in written)
-    if kept or rules.is_question(turn.text) or not kinds <= {"general_question", "small_talk"}:
+    mistaken = {"general_question", "small_talk", *(["task_request"] if rules.of_oneself(turn.text) else [])}
+    if kept or rules.is_question(turn.text) or not kinds <= mistaken:
         return []
     return _by_rules(turn, talk, policy)
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from afterword.decisions import EntryKind
+from afterword.decisions import EntryKind, undated
 from afterword.language.dates import annotated, day
 from afterword.language.questions import ASKING_NE
 from afterword.language.texts import content_words, cut, joined, language_of, own_words, sentences, share
@@ -130,6 +130,10 @@ _POLITE = _any(
     r"\bI(?:['’]m| am) off to (?:go|do|bed|sleep|grab|get)\b|^here['’]s (?:a|the|one|some) (?:pic|photo|picture)",
     r"^(?:long time|ages)\b.{0,30}$|^(?:\w+ ){0,5}since (?:we|our) (?:last )?(?:talked|spoke|chatted|met|saw|chat|talk)\b.{0,25}$",
     r"好久不见|我(?:很|好|真)?(?:为你|替你)|我(?:也)?(?:同意|理解|支持你|相信你)",
+)
+_BEGINS_WITH_ONESELF = re.compile(
+    r"^(?:I|we|my|our)\b(?!.{0,12}\b(?:need|want|would like|like you)\b|['’]d like)|^[我咱](?!.{0,4}(?:想|要|需要|希望))",
+    re.IGNORECASE,
 )
 _YOURS = re.compile(r"\b(?:you|your|yours|you['’](?:re|ve|ll|d)|ya|y['’]all)\b|[你您]", re.IGNORECASE)
 _SHOWN = re.compile(r"\[[^\]]*\]")  # a picture that was sent along
@@ -262,6 +266,11 @@ def leans(sentence: str) -> bool:
     return bool(_FOLLOWS.match(sentence))
 
 
+def of_oneself(text: str) -> bool:
+    """Whether it begins with the one who speaks, as what asks for a task rarely does."""
+    return _BEGINS_WITH_ONESELF.match(_ASIDE.sub("", text.strip())) is not None
+
+
 def refers(text: str) -> bool:
     """Whether it holds a word that stands for something said elsewhere: "her", "there", "too"."""
     return _REFERS.search(text) is not None
@@ -285,11 +294,8 @@ def may_change(said: str, memory: str) -> bool:
 
 def may_correct(said: str, memory: str) -> bool:
     """Whether what was said has the form of a correction, and speaks of what this memory tells."""
-    return (
-        corrects(said)
-        and may_change(said, memory)
-        and share(content_words(own_words(memory)), content_words(said)) >= TOUCHED
-    )
+    told = content_words(undated(own_words(memory)))
+    return corrects(said) and may_change(said, memory) and share(told, content_words(said)) >= TOUCHED
 
 
 def is_question(text: str) -> bool:
