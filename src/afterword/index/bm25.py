@@ -168,9 +168,16 @@ def idf(holding: float, total: float) -> float:
     return float(np.log1p((total - holding + 0.5) / (holding + 0.5)))
 
 
-def saturated(count: Floats, lengths: Floats, mean_length: float) -> Floats:
-    """A term's weight in documents, 0 to 1: rises with its count, less so in long documents."""
-    return (count / (count + K1 * (1 - B + B * lengths / max(mean_length, 1.0)))).astype(np.float32)
+def damping(lengths: Floats, mean_length: float) -> Floats:
+    """What documents of these lengths (in tokens) set against a term's count: more, the longer they are."""
+    against: Floats = K1 * (1 - B + B * lengths / max(mean_length, 1.0))
+    return against
+
+
+def saturated(count: Floats, against: Floats) -> Floats:
+    """A term's weight in documents, 0 to 1: rises with its count; `against` is their `damping`."""
+    weight: Floats = count / (count + against)
+    return weight
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ SPAN = 4  # turns on each side that belong to a turn's window
 GAP = 6 * 3600.0  # seconds of silence after which a chat's next turn begins a new session
 KINDS = {"turn": 0, "episodic": 1, "semantic": 2}
 ROLES = {None: 0, "user": 1, "assistant": 2}
+EVERY = slice(None)
 ROW_BYTES = 700  # what Python holds for a record beside the arrays: ids, dictionary slots, hashes
 
 
@@ -35,11 +36,11 @@ class Talk:
     """Living turns in the order they were said, chat by chat. A place is an index into `rows`."""
 
     rows: Ints
-    place: Ints  # of each row; -1: none
     session: Ints  # of each place, counted from 0
-    starts: Ints  # the first place of each session
     first: Ints  # of each place: where its window begins
     last: Ints  # of each place: where its window ends (included)
+    window_lengths: Floats  # of each place: tokens of its window, of first passages alone
+    session_lengths: Floats  # of each session: the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,8 @@ class Snapshot:
     said_at: npt.NDArray[np.float64]
     row_of_passage: Ints
     first_passage: Ints
-    anchor: Ints  # the turn's row that a memory rests on, a turn's own row; -1: none
+    place: Ints  # of each row: where it was said, or the turn that it rests on; -1: unknown
+    place_of_passage: Ints  # of each passage: where it was said, if it is a turn's first; else -1
     talk: Talk
     postings: Postings
     matrix: Floats
@@ -93,6 +95,13 @@ class Snapshot:
         if filters.metadata:
             allowed &= self._with_metadata(filters.metadata)
         return allowed
+
+    def at_place(self, of_place: Floats, otherwise: Floats, rows: Ints | slice = EVERY) -> Floats:
+        """What holds at the place of each row; `otherwise`, of the same rows, where it has none."""
+        if not len(of_place):
+            return otherwise
+        place = self.place[rows]
+        return np.where(place >= 0, of_place[place], otherwise)
 
     def _with_metadata(self, wanted: Json) -> Mask:
         found = np.zeros(self.size, np.bool_)
@@ -246,7 +255,12 @@ class Shard:
             self.postings.merge()
         self._find_anchors()
         parts = np.array(self._parts, np.int64)
+        first_passage = np.cumsum(parts) - parts
         living = np.array(self._living, np.bool_)
+        postings = self.postings.frozen()
+        talk = self._talk(living, postings.lengths[first_passage])
+        place_of_passage = np.full(len(postings.lengths), -1, np.int64)
+        place_of_passage[first_passage[talk.rows]] = np.arange(len(talk.rows))
         matrix, owner = self._matrix.frozen()
         return Snapshot(
             refs=self._refs,
@@ -257,10 +271,11 @@ class Shard:
             chat=np.array(self._chat, np.int64),
             said_at=np.array(self._said_at, np.float64),
             row_of_passage=np.repeat(np.arange(len(parts)), parts),
-            first_passage=np.cumsum(parts) - parts,
-            anchor=np.array(self._anchor, np.int64),
-            talk=self._talk(living),
-            postings=self.postings.frozen(),
+            first_passage=first_passage,
+            place=self._places(talk),
+            place_of_passage=place_of_passage,
+            talk=talk,
+            postings=postings,
             matrix=matrix,
             owner=owner,
             chats=self._chats,
@@ -268,24 +283,32 @@ class Shard:
             rows=self._rows,
         )
 
-    def _talk(self, living: Mask) -> Talk:
+    def _places(self, talk: Talk) -> Ints:
+        """Of each row: the place of the turn that it is or rests on."""
+        place = np.full(self.size + 1, -1, np.int64)  # the last one is read for rows without a turn
+        place[talk.rows] = np.arange(len(talk.rows))
+        places: Ints = place[np.array(self._anchor, np.int64)]
+        return places
+
+    def _talk(self, living: Mask, lengths: Floats) -> Talk:
+        """`lengths` are the tokens of each row's first passage."""
         chat, position = np.array(self._chat, np.int64), np.array(self._position, np.int64)
         said_at = np.array(self._said_at, np.float64)
         placed = np.flatnonzero(living & (position >= 0) & (np.array(self._kind, np.int8) == KINDS["turn"]))
         rows = placed[np.lexsort((position[placed], chat[placed]))]
-        place = np.full(self.size, -1, np.int64)
-        place[rows] = np.arange(len(rows))
         breaks = np.ones(len(rows), np.bool_)
         breaks[1:] = (chat[rows][1:] != chat[rows][:-1]) | (np.abs(np.diff(said_at[rows])) > GAP)
         session = np.cumsum(breaks) - 1
         starts = np.flatnonzero(breaks)
         ends = np.append(starts[1:], len(rows)) - 1
         here = np.arange(len(rows))
+        first, last = np.maximum(here - SPAN, starts[session]), np.minimum(here + SPAN, ends[session])
+        said = np.concatenate([[0.0], np.cumsum(lengths[rows], dtype=np.float64)])  # tokens before each place
         return Talk(
             rows,
-            place,
             session,
-            starts,
-            np.maximum(here - SPAN, starts[session]),
-            np.minimum(here + SPAN, ends[session]),
+            first,
+            last,
+            window_lengths=(said[last + 1] - said[first]).astype(np.float32),
+            session_lengths=(said[ends + 1] - said[starts]).astype(np.float32),
         )
