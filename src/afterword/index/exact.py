@@ -192,9 +192,9 @@ class ExactIndex:
     async def _take_in(self, shard: Shard, entries: Sequence[Entry]) -> None:
         """Put entries: a few on the loop, many in a thread, so that nobody waits for somebody else's cold start."""
         if sum(len(entry.tokens) + 50 for entry in entries) <= SLICE_TOKENS:
-            _put_all(shard, entries)
+            shard.put(entries)
         else:
-            await self._offload.thread(_put_all, shard, entries)
+            await self._offload.thread(shard.put, entries)
 
     def _evict(self, keep: Scope) -> None:
         used = self.nbytes
@@ -216,11 +216,6 @@ class ExactIndex:
         if snapshot.size * (len(asked.weights) + 1) <= INLINE_WORK:
             return function(*args)
         return await self._offload.thread(function, *args)
-
-
-def _put_all(shard: Shard, entries: Sequence[Entry]) -> None:
-    for entry in entries:
-        shard.put(entry)
 
 
 def _check_dimensions(snapshot: Snapshot, vector: Floats) -> None:

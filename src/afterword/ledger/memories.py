@@ -45,7 +45,9 @@ _of_sources = _current.where(_memory.c.scope_id == sa.bindparam("scope"), _memor
 def read(conn: sa.Connection, scope_id: int, refs: Sequence[Ref]) -> dict[Ref, Turn | MemoryRecord]:
     found: dict[str, Turn | MemoryRecord] = {}
     for part in chunks(list({ref.record for ref in refs})):
-        found.update((row.id, rows.turn_from(row)) for row in conn.execute(_turns_of_ids, {"scope": scope_id, "ids": part}))
+        found.update(
+            (row.id, rows.turn_from(row)) for row in conn.execute(_turns_of_ids, {"scope": scope_id, "ids": part})
+        )
         if others := [record for record in part if record not in found]:
             memories_ = conn.execute(_of_ids, {"scope": scope_id, "ids": others})
             found.update((row.id, rows.memory_from(row)) for row in memories_)
