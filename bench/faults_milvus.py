@@ -111,7 +111,7 @@ async def _all_by_meaning(memory: AsyncMemory) -> bool:
     except IndexUnavailable:
         return False
     have, total = await memory.ledger.vector_counts(scope, embedder.model)
-    return have == total == sum("dense" in one.legs for one in found)
+    return have == total == sum("dense" in legs for legs in found.legs_of(found.refs).values())
 
 
 async def _rows(memory: AsyncMemory) -> int:

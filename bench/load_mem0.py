@@ -18,16 +18,15 @@ import json
 import os
 import random
 import subprocess
-import sys
 import threading
 import time
-import venv
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from bench.load_pace import Pace, sentence, under_writes
+from bench.throwaway import environment
 
 READER = "reader"
 DIMENSIONS = 384
@@ -148,17 +147,9 @@ async def measure(arguments: argparse.Namespace) -> None:
         print(json.dumps(await under_writes(search, add, in_flight, pace, lambda: llm.running)), flush=True)
 
 
-def environment(folder: Path) -> Path:
-    """A new virtual environment with mem0ai's newest release; its Python."""
-    venv.create(folder, with_pip=True)
-    python = folder / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "mem0ai"], check=True, stdout=sys.stderr)
-    return python
-
-
 def rows(folder: Path, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Make the environment in `folder`, run this file in it, and give what it prints, as it comes."""
-    python = environment(folder / "venv")
+    python = environment(folder / "venv", "mem0ai")
     private = {name: str(folder / name) for name in ("HOME", "MEM0_DIR")}
     for place in private.values():
         Path(place).mkdir(exist_ok=True)

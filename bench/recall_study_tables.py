@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from afterword.language.questions import read_question, stop_words
 from afterword.language.tokens import tokens
-from afterword.ports import Candidate
-from afterword.ranking import Item, Weights, fuse, item_of, rank
+from afterword.ports import Candidates
+from afterword.ranking import Item, Weights, fuse, item_of, leaders, rank
 from afterword.recall import CANDIDATES, LONG_EMBEDDED, query_for, shortened, shortened_tokens
 from afterword.records import Filters, Ref
 from bench.recall import Run, Told
@@ -147,18 +147,17 @@ def trials() -> dict[str, Callable[[Seen], Sequence[float]]]:
 # ── the product's own legs and parts ───────────────────────────────────────────────────────────────────────────────
 
 
-def parts_of(text: str, found: Sequence[Candidate], items: Sequence[Item]) -> dict[str, dict[Ref, float]]:
+def parts_of(text: str, found: Candidates, items: Sequence[Item]) -> dict[str, dict[Ref, float]]:
     """Each part of the sum with a weight of one, by candidate. Parts that rest on the sum take the product's own."""
-    legs = {one.ref: one.legs for one in found}
     parts: dict[str, dict[Ref, float]] = {}
     for name in FUSED:
-        alone = fuse(legs, replace(NONE, **{name: 1.0}))
-        parts[name] = {ref: one[PART_OF.get(name, name)] for ref, one in alone.items()}
+        alone = fuse(found, replace(NONE, **{name: 1.0}))
+        parts[name] = dict(zip(found.refs, alone[PART_OF.get(name, name)], strict=True))
     own = Weights()
-    fused = fuse(legs, own)
+    fused = leaders(found.refs, fuse(found, own), len(found))
     question = read_question(text, tokens, {item.speaker for item in items if item.speaker})
     for name in RANKED:
-        parts[name] = dict.fromkeys(legs, 0.0)
+        parts[name] = dict.fromkeys(found.refs, 0.0)
     for one in rank(items, fused, question, tokens, own):
         for name in RANKED:
             parts[name][one.item.ref] = one.parts.get(name, 0.0) / (getattr(own, name) or 1.0)
@@ -188,12 +187,13 @@ class Gather(Run):
         model = None if self.timed is None else self.timed.model
         query = query_for(asked.text, words, vector, model, TURNS, CANDIDATES, datetime.now(UTC))
         found = await self.memory.index.search(scope, query)
-        records = await self.memory.ledger.read(scope, [one.ref for one in found])
+        records = await self.memory.ledger.read(scope, found.refs)
         items = [item_of(record, record.said_at, 60.0) for record in records.values()]
         items.sort(key=lambda item: (item.chat_id or "", item.position or 0))
-        self._keep(told, asked, [one for one in found if one.ref in records], items)
+        gone = frozenset(ref.record for ref in found.refs if ref not in records)
+        self._keep(told, asked, found.without(gone), items)
 
-    def _keep(self, told: Told, asked: Asked, found: Sequence[Candidate], items: Sequence[Item]) -> None:
+    def _keep(self, told: Told, asked: Asked, found: Candidates, items: Sequence[Item]) -> None:
         parts: dict[str, Mapping[Ref, float]] = {**parts_of(asked.text, found, items)}
         for name, trial in self.trials.items():
             values = trial(Seen(asked.text, items))

@@ -1,12 +1,12 @@
 """How search time grows: with one user's memories, with the number of users, right after a write, and from cold.
 
     scripts/bench scale [--sizes 1000,10000,100000] [--users 1000 --per-user 1000] [--searches 100]
-                        [--folder DIR [--fill-only]]
+                        [--folder DIR [--fill-only]] [--bm25s]
 
 Searches go through `AsyncMemory.search` on the exact index and the SQLite ledger, reading back included; the query's
-vector is given, so its embedding is no part of the times. Beside them stands the floor: the same vectors in one numpy
-matrix and the same words in `bm25s` (if it is there: `pip install bm25s`), with no ledger, no rights and no reading
-back. `held` is the longest time that one callback kept the event loop, in CPU time of its thread, so that a busy
+vector is given, so its embedding is no part of the times. Beside them stands the floor, with no ledger, no rights and no
+reading back: the same vectors in one numpy matrix and, with `--bm25s`, as many texts in that library, which is installed
+for it in an environment of its own. `held` is the longest time that one callback kept the event loop, in CPU time of its thread, so that a busy
 machine doesn't count. Times in milliseconds. The last line is one JSON object.
 """
 
@@ -20,12 +20,8 @@ import time
 from asyncio import events
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from afterword.index.exact import ExactIndex
 from afterword.interfaces.heap import SettledHeap
@@ -33,15 +29,13 @@ from afterword.llms.quoting import QuotingLLM
 from afterword.records import NewTurn
 from afterword.settings import Settings
 from afterword.wiring import open_memory
-from bench.recall_metrics import percentile
 from bench.scale_filling import GivenEmbedder, Talk, copy_users, fill
+from bench.scale_floor import LIMIT, QUESTION, SEED, bm25s_floors, floor, spread
 
 if TYPE_CHECKING:
     from afterword.memory import AsyncMemory
 
 USER = "one"
-LIMIT = 10
-QUESTION = 8  # words of a query
 
 
 class LoopWatch:
@@ -88,13 +82,6 @@ async def times(memory: AsyncMemory, queries: Sequence[str], user: Callable[[int
     return spread(taken)
 
 
-def spread(seconds: Sequence[float]) -> dict[str, float]:
-    return {
-        name: round(1000 * (percentile(seconds, share) or 0.0), 2)
-        for name, share in (("p50", 0.5), ("p95", 0.95), ("max", 1.0))
-    }
-
-
 async def after_writes(memory: AsyncMemory, talk: Talk, queries: Sequence[str]) -> dict[str, float]:
     """Each search right after a turn was kept: it must see it, and must not pay for all the others."""
     taken = []
@@ -112,7 +99,7 @@ async def after_writes(memory: AsyncMemory, talk: Talk, queries: Sequence[str]) 
 
 async def one_user(folder: Path, sizes: Sequence[int], options: argparse.Namespace) -> list[dict[str, Any]]:
     """A memory of each size, filled once and then opened anew."""
-    talk = Talk(1, options.dimensions)
+    talk = Talk(SEED, options.dimensions)
     embedder = GivenEmbedder(talk, options.dimensions)
     rows = []
     for size in sizes:
@@ -186,39 +173,6 @@ async def among(
         return {"cold": cold, "warm": warm, "users_searched": users, "index_mb": round(index.nbytes / 2**20, 1)}
 
 
-# ── the floor ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def floor(size: int, options: argparse.Namespace) -> dict[str, Any]:
-    """The bare arithmetic: one matrix product, and bm25s over the same number of texts."""
-    talk = Talk(1, options.dimensions)
-    matrix = np.concatenate([talk.vectors(min(2000, size - at)) for at in range(0, size, 2000)])
-    taken = []
-    for _ in range(options.searches):
-        query = talk.vectors(1)[0]
-        began = time.perf_counter()
-        scores = matrix @ query
-        np.argpartition(-scores, LIMIT)[:LIMIT]
-        taken.append(time.perf_counter() - began)
-    return {"memories": size, "numpy": spread(taken), "bm25s": _bm25s(size, talk, options)}
-
-
-def _bm25s(size: int, talk: Talk, options: argparse.Namespace) -> dict[str, float] | None:
-    if not find_spec("bm25s"):
-        return None
-    bm25s: Any = import_module("bm25s")
-    retriever = bm25s.BM25()
-    texts = [talk.text().split() for _ in range(size)]
-    retriever.index(texts, show_progress=False)
-    taken = []
-    for _ in range(options.searches):
-        query = [talk.text(QUESTION).split()]
-        began = time.perf_counter()
-        retriever.retrieve(query, k=LIMIT, show_progress=False)
-        taken.append(time.perf_counter() - began)
-    return spread(taken)
-
-
 async def measure(options: argparse.Namespace) -> dict[str, Any]:
     sizes = [int(part) for part in options.sizes.split(",") if part]
     result: dict[str, Any] = {"dimensions": options.dimensions, "searches": options.searches}
@@ -228,7 +182,12 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         if options.users > 1:
             result["many_users"] = await many_users(folder, options)
     if not options.fill_only:
-        result["floor"] = [floor(size, options) for size in sizes]
+        result["floor"] = [floor(size, options.dimensions, options.searches) for size in sizes]
+        if options.bm25s:
+            with tempfile.TemporaryDirectory() as own:
+                by_size = await asyncio.to_thread(bm25s_floors, Path(own), sizes, options.searches)
+            for row in result["floor"]:
+                row["bm25s"] = by_size[row["memories"]]
     return result
 
 
@@ -240,6 +199,7 @@ def main() -> None:
     parser.add_argument("--dimensions", type=int, default=384)
     parser.add_argument("--searches", type=int, default=100)
     parser.add_argument("--folder", type=Path, help="keeps what is filled in, for the next run")
+    parser.add_argument("--bm25s", action="store_true", help="the floor of words too; downloads the library")
     parser.add_argument("--fill-only", action="store_true", help="measure nothing yet")
     result = asyncio.run(measure(parser.parse_args()))
     for name in ("one_user", "many_users", "floor"):

@@ -14,7 +14,7 @@ import pytest
 
 from afterword import open_memory
 from afterword.interfaces.http import create_app
-from afterword.ports import Candidate, Index, Query
+from afterword.ports import Candidates, Index, Query
 from afterword.records import Scope
 from afterword.settings import Settings
 from afterword.testing import FakeOpenAI, HashingEmbedder, ScriptedLLM
@@ -209,9 +209,9 @@ class ForgetfulIndex:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._index, name)
 
-    async def search(self, scope: Scope, query: Query) -> list[Candidate]:
+    async def search(self, scope: Scope, query: Query) -> Candidates:
         found = await self._index.search(scope, query)
-        return [one for one in found if not self._forgotten(one.ref.record)]
+        return found.without(frozenset(ref.record for ref in found.refs if self._forgotten(ref.record)))
 
 
 @pytest.mark.parametrize(("forgotten", "missed"), [("", 0), ("t1", 1)])

@@ -8,9 +8,10 @@ from typing import cast
 import pytest
 
 from afterword.index.exact import ExactIndex
+from afterword.language.tokens import tokens
 from afterword.ports import Entry, Offload, Query, Reads
 from afterword.records import Filters, Scope, ScopeState
-from afterword.testing import InlineOffload
+from afterword.testing import InlineOffload, hashed_vector
 from tests.index_adapters import ANN, BEN, MODEL, Shelf
 from tests.test_recall import Search
 
@@ -88,6 +89,37 @@ async def test_pages_read_one_after_the_other_miss_nothing_that_changed_between(
     await index.aclose()
 
 
+async def test_records_taken_in_one_by_one_are_found_like_those_of_a_cold_start(shelf: Shelf) -> None:
+    texts = (
+        "A penguin of Oslo",
+        "!!!",
+        "讲座在周三，演讲很长",
+        "word " * 300 + "penguin",
+        "penguins " * 128,
+        "Oslo, 演讲",
+    )
+    followed, asked = ExactIndex(shelf.reads, offload=InlineOffload()), Query(("penguin",), None, None, Filters(), 50)
+    for number, text in enumerate(texts * 2):
+        shelf.say(text, chat=f"c{number % 2}", embedded=number % 3 > 0)
+        await followed.search(ANN, asked)
+    shelf.embed("c0-00000")
+    episode = shelf.remember("Gave a talk on penguins", sources=("c1-00001",))
+    await followed.search(ANN, asked)
+    shelf.revise(episode.id, "Gave a talk on penguins in Oslo")
+    cold = ExactIndex(shelf.reads, offload=InlineOffload())
+    for question in ("penguin", "oslo 演讲", "word", "周三 talk"):
+        query = Query(tokens(question), hashed_vector(question), MODEL, Filters(), 50)
+        found, expected = await followed.search(ANN, query), await cold.search(ANN, query)
+        theirs, ours = expected.legs_of(expected.refs), found.legs_of(found.refs)
+        assert ours.keys() == theirs.keys()
+        for ref, legs in theirs.items():
+            # chats are numbered as they come, and so are their sessions
+            same = {name: score for name, score in legs.items() if name != "session"}
+            assert same == pytest.approx({name: ours[ref][name] for name in same}, rel=1e-5), (question, ref)
+    await followed.aclose()
+    await cold.aclose()
+
+
 class Counting:
     """An offload that knows how much was handed to it, and whether any of it runs."""
 
@@ -123,7 +155,7 @@ async def test_a_large_shard_is_built_and_searched_without_holding_the_loop(shel
     index = ExactIndex(cast("Reads", Ready()), offload=cast("Offload", offload))
     query = Query(("penguin", *(f"topic{number}" for number in range(30))), None, None, Filters(), 50)
     turns = await _turns_of_the_loop(index, query, offload)
-    assert offload.handed == ["_put_all"] * 3 + ["frozen", "search"], "each page, sorting the postings, scoring"
+    assert offload.handed == ["put"] * 3 + ["frozen", "search"], "each page, sorting the postings, scoring"
     assert turns >= 30, "others had the loop meanwhile"
     await index.aclose()
 

@@ -28,7 +28,7 @@ from afterword.index.milvus_lite import LiteProcess
 from afterword.index.milvus_rows import literal, rows_of, scope_key
 from afterword.index.milvus_store import MilvusStore, collection_name
 from afterword.offload import SystemClock
-from afterword.ports import Candidate, Entry, IndexChange, Query, Reads
+from afterword.ports import Candidates, Entry, IndexChange, Query, Reads
 from afterword.records import Filters, Kind, Ref, Role, Scope, ScopeState
 from afterword.testing import InlineOffload
 
@@ -139,8 +139,9 @@ def query(*axes: int, filters: Filters | None = None, limit: int = 10, words: bo
     return Query(tokens, along(*axes), MODEL, filters or Filters(), limit)
 
 
-def dense(found: list[Candidate]) -> dict[str, float]:
-    return {c.ref.record: round(c.legs["dense"], 3) for c in found if "dense" in c.legs}
+def dense(found: Candidates) -> dict[str, float]:
+    legs = found.legs_of(found.refs)
+    return {ref.record: round(known["dense"], 3) for ref, known in legs.items() if "dense" in known}
 
 
 async def rows(index: MilvusIndex, scope: Scope) -> dict[str, int]:
@@ -189,7 +190,7 @@ async def test_a_search_sees_a_write_before_and_after_it_is_projected(index: Mil
     await index.project(ANN)
     assert await rows(index, ANN) == {"a": 1, "b": 1}
     after = await index.search(ANN, query(1))
-    assert sorted(after, key=lambda c: c.ref) == sorted(before, key=lambda c: c.ref)
+    assert after.legs_of(after.refs) == before.legs_of(before.refs)
 
 
 async def test_it_finds_the_same_candidates_with_the_same_legs_as_the_exact_index(
@@ -208,8 +209,8 @@ async def test_it_finds_the_same_candidates_with_the_same_legs_as_the_exact_inde
     exact = ExactIndex(cast(Reads, shadow), offload=InlineOffload())
     asked = (query(1), query(2, 3, limit=50), query(4, filters=Filters(kinds=("turn",), chat_id="c1")))
     for one_query in asked:
-        theirs = {c.ref: c.legs for c in await exact.search(ANN, one_query)}
-        ours = {c.ref: c.legs for c in await index.search(ANN, one_query)}
+        expected, found = await exact.search(ANN, one_query), await index.search(ANN, one_query)
+        theirs, ours = expected.legs_of(expected.refs), found.legs_of(found.refs)
         assert theirs
         assert ours.keys() == theirs.keys()
         for ref, legs in theirs.items():
@@ -223,7 +224,8 @@ async def test_a_revision_takes_the_place_of_the_old_version(index: MilvusIndex,
     await index.project(ANN)
     shadow.put(ANN, entry("a", 4, version=2))
     found = await index.search(ANN, query(4))
-    assert [c.ref for c in found if c.legs.get("dense") == pytest.approx(1.0)] == [Ref("a", 2)]
+    near = [ref for ref, legs in found.legs_of(found.refs).items() if legs.get("dense") == pytest.approx(1.0)]
+    assert near == [Ref("a", 2)]
     await index.project(ANN)
     assert await rows(index, ANN) == {"a": 2, "b": 1}
     shadow.retire(ANN, "b")

@@ -13,7 +13,7 @@ import pytest
 
 from afterword.errors import EmbedderUnavailable, IndexUnavailable
 from afterword.index.exact import ExactIndex
-from afterword.ports import Candidate, Embedder, Index, Query
+from afterword.ports import Candidates, Embedder, Index, Query
 from afterword.recall import Recall, Recalled, shortened
 from afterword.records import Filters, Ref, Scope
 from afterword.testing import FrozenClock, HashingEmbedder, InlineOffload
@@ -167,8 +167,8 @@ async def test_another_version_than_the_current_one_is_never_shown(shelf: Shelf)
     memory = shelf.remember("Lives in Oslo")
 
     class Stale:
-        async def search(self, scope: Scope, query: Query) -> list[Candidate]:
-            return [Candidate(Ref(memory.id, 1), {"bm25": 1.0, "ideal": 1.0})]
+        async def search(self, scope: Scope, query: Query) -> Candidates:
+            return Candidates.of({Ref(memory.id, 1): {"bm25": 1.0, "ideal": 1.0}})
 
     search = Search(shelf, cast("Index", Stale()))
     assert await search.ids("Oslo") == [memory.id]
@@ -278,7 +278,7 @@ class Away:
         await self._fail()
         raise AssertionError("unreachable")
 
-    async def search(self, scope: Scope, query: Query) -> list[Candidate]:
+    async def search(self, scope: Scope, query: Query) -> Candidates:
         await self._fail()
         raise AssertionError("unreachable")
 

@@ -6,14 +6,15 @@ away, never hang: the caller wraps them in a deadline, the adapter honours cance
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, TypeVarTuple
 
 from afterword.ledger_port import Decision, Entry, IndexChange, JobFilter, Ledger, Opening, Queue, Reads, Watch
 from afterword.plan import Plan
-from afterword.records import Filters, Hit, Job, Json, Ref, Scope, ScopeState
+from afterword.ranking import Candidates
+from afterword.records import Filters, Hit, Job, Json, Scope, ScopeState
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LLM",
-    "Candidate",
+    "Candidates",
     "Clock",
     "Decision",
     "Desk",
@@ -181,14 +182,6 @@ class Query:
     state: ScopeState | None = None  # what the search must know of at least; None: all that is in the ledger now
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A possible hit with its raw leg scores, e.g. `{"bm25": 7.1, "dense": 0.83, "neighbours": 2.2}`."""
-
-    ref: Ref
-    legs: Mapping[str, float]
-
-
 class Index(Protocol):
     """A shadow of the ledger that finds candidates. It may lag or be lost; recall reads every hit back."""
 
@@ -197,7 +190,7 @@ class Index(Protocol):
 
     async def open(self) -> None: ...
 
-    async def search(self, scope: Scope, query: Query) -> list[Candidate]:
+    async def search(self, scope: Scope, query: Query) -> Candidates:
         """Catches up from the ledger first. The union of what its legs find, unordered. Raises `IndexUnavailable`."""
         ...
 

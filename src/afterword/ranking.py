@@ -5,10 +5,11 @@ Pure: no numpy, no I/O. Legs are those that `afterword.index.legs` describes. En
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from math import isfinite
+from itertools import compress
+from math import isfinite, isnan, nan
 
 from afterword.language.questions import Question, Tokens, asks, bare, content_words, names, names_a_time, only_asks
 from afterword.records import Kind, MemoryRecord, Ref, Role, Turn
@@ -114,10 +115,45 @@ def strength_at(memory: MemoryRecord, now: datetime, half_life_days: float) -> f
 # ── the sum over legs ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def fuse(candidates: Mapping[Ref, Mapping[str, float]], weights: Weights) -> dict[Ref, Parts]:
-    """The parts that need no text, from the raw legs of all candidates. A record that has no vector yet gets the mean
-    of the others' places."""
-    legs = list(candidates.values())
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Possible hits with their raw leg scores, a column a leg: `legs["bm25"][n]` is that of `refs[n]`, NaN where it is
+    not known. Columns, because every search weighs hundreds of candidates and shows a few."""
+
+    refs: Sequence[Ref]
+    legs: Mapping[str, Sequence[float]]
+
+    @classmethod
+    def of(cls, rows: Mapping[Ref, Mapping[str, float]]) -> Candidates:
+        """From the known legs of each."""
+        names = dict.fromkeys(name for legs in rows.values() for name in legs)
+        return cls(list(rows), {name: [legs.get(name, nan) for legs in rows.values()] for name in names})
+
+    def __len__(self) -> int:
+        return len(self.refs)
+
+    def legs_of(self, refs: Iterable[Ref]) -> dict[Ref, dict[str, float]]:
+        """The known legs of these."""
+        places = {ref: place for place, ref in enumerate(self.refs)}
+        return {
+            ref: {name: column[at] for name, column in self.legs.items() if not isnan(column[at])}
+            for ref, at in ((ref, places[ref]) for ref in refs)
+        }
+
+    def without(self, records: frozenset[str]) -> Candidates:
+        """All but those of these records."""
+        if not records or records.isdisjoint(ref.record for ref in self.refs):
+            return self
+        keep = [ref.record not in records for ref in self.refs]
+        return Candidates(
+            list(compress(self.refs, keep)), {name: list(compress(column, keep)) for name, column in self.legs.items()}
+        )
+
+
+def fuse(candidates: Candidates, weights: Weights) -> dict[str, list[float]]:
+    """The parts that need no text, a column a part, from the raw legs of all candidates. An unknown value (a NaN, which
+    differs from itself) is no share of the ideal; a record that has no vector yet gets the mean of the others' places."""
+    legs = candidates.legs
     columns: dict[str, list[float]] = {}
     for name, leg, ideal, share, rank in (
         ("words", "bm25", "ideal", weights.words, weights.words_rank),
@@ -126,44 +162,52 @@ def fuse(candidates: Mapping[Ref, Mapping[str, float]], weights: Weights) -> dic
         ("meaning", "dense", "", 0.0, weights.meaning),
         ("meaning_around", "dense_window", "", 0.0, weights.meaning_around),
     ):
-        values = [one.get(leg) for one in legs]
-        column = [rank * place for place in _places(values)] if rank else [0.0] * len(legs)
-        best = legs[0].get(ideal, 0.0) if legs else 0.0  # the same for all
-        if share and best > 0:
-            column = [
-                part + share * min(1.0, (value or 0.0) / best) for part, value in zip(column, values, strict=True)
-            ]
+        nothing = [0.0] * len(candidates.refs)
+        values = legs.get(leg)
+        column = [rank * place for place in _places(values)] if rank and values else nothing
+        best = legs[ideal][0] if legs.get(ideal) else 0.0  # the same for all
+        if share and best > 0 and values:
+            shares = [min(1.0, value / best) if value == value else 0.0 for value in values]
+            column = [part + share * of_best for part, of_best in zip(column, shares, strict=True)]
         columns[name] = column
-    columns["session_best"] = _session_best(legs, columns, weights.session_best)
-    rows = zip(*columns.values(), strict=True)
-    return {ref: dict(zip(columns, row, strict=True)) for ref, row in zip(candidates, rows, strict=True)}
+    columns["session_best"] = _session_best(legs.get("session"), columns, weights.session_best)
+    return columns
 
 
-def _places(values: Sequence[float | None]) -> list[float]:
+def _places(values: Sequence[float]) -> list[float]:
     """Where each value lies between the least and the greatest, 0 to 1."""
-    known = [value for value in values if value is not None]
+    known = [value for value in values if value == value]
     if not known or max(known) <= min(known):
         return [0.0] * len(values)
     low, width = min(known), max(known) - min(known)
+    if len(known) == len(values):
+        return [(value - low) / width for value in values]
     mean = (sum(known) / len(known) - low) / width
-    return [mean if value is None else (value - low) / width for value in values]
+    return [(value - low) / width if value == value else mean for value in values]
 
 
 def _session_best(
-    legs: Sequence[Mapping[str, float]], columns: Mapping[str, Sequence[float]], weight: float
+    sessions: Sequence[float] | None, columns: Mapping[str, Sequence[float]], weight: float
 ) -> list[float]:
+    """What the best of the same session lends to each; of what stands in no session, its own."""
     sums = list(map(sum, zip(*columns.values(), strict=True)))
-    sessions = [leg.get("session", -1.0) for leg in legs]
+    if sessions is None:
+        return [weight * total for total in sums]
     best: dict[float, float] = {}
     for session, total in zip(sessions, sums, strict=True):
-        best[session] = max(best.get(session, 0.0), total)
-    return [weight * (total if session < 0 else best[session]) for session, total in zip(sessions, sums, strict=True)]
+        if total > best.get(session, 0.0):
+            best[session] = total
+    return [
+        weight * (best.get(session, 0.0) if session >= 0 else total)
+        for session, total in zip(sessions, sums, strict=True)
+    ]
 
 
-def leaders(fused: Mapping[Ref, Parts], count: int) -> list[Ref]:
-    """The `count` best by what is known without their text."""
-    ordered = sorted((-sum(parts.values()), ref) for ref, parts in fused.items())
-    return [ref for _, ref in ordered[:count]]
+def leaders(refs: Sequence[Ref], columns: Mapping[str, Sequence[float]], count: int) -> dict[Ref, Parts]:
+    """The `count` best by what is known without their text, best first, with their parts."""
+    sums = map(sum, zip(*columns.values(), strict=True))
+    ordered = sorted((-total, ref, place) for place, (ref, total) in enumerate(zip(refs, sums, strict=True)))
+    return {ref: {name: column[place] for name, column in columns.items()} for _, ref, place in ordered[:count]}
 
 
 # ── the sum over what was read ─────────────────────────────────────────────────────────────────────────────────────

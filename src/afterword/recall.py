@@ -31,7 +31,7 @@ from afterword.records import Filters, Hit, MemoryRecord, Ref, Scope, ScopeState
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from afterword.ports import Candidate, Clock, Embedder, Index, Offload, Reads, Reranker, Vector
+    from afterword.ports import Candidates, Clock, Embedder, Index, Offload, Reads, Reranker, Vector
 
 log = structlog.get_logger(__name__)
 
@@ -110,7 +110,7 @@ class Recall:
         started = self._clock.monotonic()
         filters = replace(filters, exclude=filters.exclude | exclude)
         hits: tuple[Hit, ...] = ()
-        legs: dict[Ref, Mapping[str, float]] = {}
+        legs: Mapping[Ref, Mapping[str, float]] = {}
         try:
             with self._precedence.urgent():
                 async with asyncio.timeout(self._deadline):
@@ -125,7 +125,7 @@ class Recall:
 
     async def _search(
         self, scope: Scope, text: str, limit: int, filters: Filters
-    ) -> tuple[tuple[Hit, ...], dict[Ref, Mapping[str, float]], str]:
+    ) -> tuple[tuple[Hit, ...], Mapping[Ref, Mapping[str, float]], str]:
         words = shortened_tokens(tokens(text))
         if not words:
             return (), {}, ""
@@ -136,10 +136,9 @@ class Recall:
         ranked, fused_refs, own_order = await self._ranked(scope, text, found, limit, filters)
         missed = "; ".join(filter(None, (missed, own_order)))
         hits = tuple(_hit(one, fused_refs[one.item.ref]) for one in ranked[:limit])
-        legs = {one.ref: one.legs for one in found}
-        return hits, {hit.ref: legs[hit.ref] for hit in hits}, missed
+        return hits, found.legs_of(hit.ref for hit in hits), missed
 
-    async def _found(self, scope: Scope, wanted: Query, missed: str) -> tuple[list[Candidate], str]:
+    async def _found(self, scope: Scope, wanted: Query, missed: str) -> tuple[Candidates, str]:
         """What the index finds; without its vectors, if those are what is away or late."""
         if wanted.vector is None:
             return await self._index.search(scope, wanted), missed
@@ -188,10 +187,11 @@ class Recall:
     # ── reading back and ranking ──────────────────────────────────────────────────────────────────────────────────
 
     async def _ranked(
-        self, scope: Scope, text: str, found: Sequence[Candidate], limit: int, filters: Filters
+        self, scope: Scope, text: str, found: Candidates, limit: int, filters: Filters
     ) -> tuple[list[Scored], dict[Ref, Turn | MemoryRecord], str]:
-        fused = fuse({one.ref: one.legs for one in found if one.ref.record not in filters.exclude}, self._weights)
-        records = await self._reads.read(scope, leaders(fused, max(READ, 3 * limit)))
+        found = found.without(filters.exclude)
+        fused = leaders(found.refs, fuse(found, self._weights), max(READ, 3 * limit))
+        records = await self._reads.read(scope, list(fused))
         now = self._clock.now()
         items = [item_of(record, now, self._half_life_days) for record in records.values()]
         speakers = {item.speaker for item in items if item.speaker}

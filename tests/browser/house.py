@@ -21,7 +21,7 @@ from afterword.errors import IndexUnavailable
 from afterword.interfaces.http import create_app
 from afterword.interfaces.page import mount_page
 from afterword.memory import AsyncMemory
-from afterword.ports import Candidate, Index, Query
+from afterword.ports import Candidates, Index, Query
 from afterword.records import Scope
 from afterword.settings import Settings
 from afterword.testing import ScriptedLLM
@@ -61,7 +61,7 @@ class _Breakable:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._index, name)
 
-    async def search(self, scope: Scope, query: Query) -> list[Candidate]:
+    async def search(self, scope: Scope, query: Query) -> Candidates:
         if self._house.index_away:
             raise IndexUnavailable("the index is away")
         return await self._index.search(scope, query)

@@ -11,6 +11,7 @@ from array import array
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +43,8 @@ class _Parts(dict[str, tuple[int, ...]]):
         self._vocabulary = vocabulary
 
     def __missing__(self, token: str) -> tuple[int, ...]:
-        self[token] = numbers = tuple(self._vocabulary[part] for part in with_characters((token,)))
+        parts = (token,) if token.isascii() else with_characters((token,))  # nearly all are
+        self[token] = numbers = tuple([self._vocabulary[part] for part in parts])
         return numbers
 
 
@@ -114,15 +116,18 @@ class PostingsBuilder:
         """Tokens that came since the last `merge`."""
         return len(self._flat) - self._base.tokens
 
-    def add(self, tokens: Sequence[str]) -> int:
-        """Count a record: how many passages it became (at least one, maybe empty)."""
-        numbers = self._numbers
-        parts = max(1, -(-len(tokens) // PASSAGE))
-        for start in range(0, parts * PASSAGE, PASSAGE):
-            passage = tokens[start : start + PASSAGE]
-            self._flat.extend([number for token in passage for number in numbers[token]])
-            self._ends.append(len(self._flat))
-        return parts
+    def add(self, records: Sequence[Sequence[str]]) -> list[int]:
+        """Count records, given as their tokens: how many passages each became (at least one, maybe empty). All at once:
+        a token then costs a few look-ups in C, and a cold start has hundreds of thousands."""
+        numbers = list(map(self._numbers.__getitem__, chain.from_iterable(records)))
+        flat = np.fromiter(chain.from_iterable(numbers), np.int32)
+        parts, ends = _passages(np.fromiter(map(len, records), np.int64, len(records)))
+        if len(flat) > len(numbers):  # some tokens have characters of their own
+            ends = np.cumsum([0, *map(len, numbers)])[ends]
+        self._ends.frombytes((len(self._flat) + ends).tobytes())
+        self._flat.frombytes(flat.tobytes())
+        passages: list[int] = parts.tolist()
+        return passages
 
     def asked(self, tokens: Sequence[str], light: Collection[str] = (), moments: Sequence[str] = ()) -> Asked:
         """A query's tokens, each once; those in `light` weigh little, `moments` count only where they are known."""
@@ -163,14 +168,29 @@ class PostingsBuilder:
         return ends
 
 
+def _passages(lengths: Ints) -> tuple[Ints, Ints]:
+    """Of records of these lengths, one after the other: how many passages each has, and where each passage ends."""
+    parts: Ints = np.maximum(1, -(-lengths // PASSAGE))
+    ends = np.cumsum(lengths)
+    nth = 1 + np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
+    return parts, np.minimum(np.repeat(ends - lengths, parts) + PASSAGE * nth, np.repeat(ends, parts))
+
+
 def idf(holding: float, total: float) -> float:
     """The inverse document frequency in the form that never falls below 0."""
     return float(np.log1p((total - holding + 0.5) / (holding + 0.5)))
 
 
-def saturated(count: Floats, lengths: Floats, mean_length: float) -> Floats:
-    """A term's weight in documents, 0 to 1: rises with its count, less so in long documents."""
-    return (count / (count + K1 * (1 - B + B * lengths / max(mean_length, 1.0)))).astype(np.float32)
+def damping(lengths: Floats, mean_length: float) -> Floats:
+    """What documents of these lengths (in tokens) set against a term's count: more, the longer they are."""
+    against: Floats = K1 * (1 - B + B * lengths / max(mean_length, 1.0))
+    return against
+
+
+def saturated(count: Floats, against: Floats) -> Floats:
+    """A term's weight in documents, 0 to 1: rises with its count; `against` is their `damping`."""
+    weight: Floats = count / (count + against)
+    return weight
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,14 @@ import numpy as np
 import structlog
 
 from afterword.errors import Closed, IndexUnavailable
-from afterword.index.legs import cosines_of_refs, cosines_of_rows, leading, rows_of_legs, search
+from afterword.index.legs import Legs, cosines_of_refs, cosines_of_rows, search
 from afterword.index.shard import Shard, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from afterword.index.bm25 import Asked, Floats
-    from afterword.ports import Candidate, Entry, Offload, Query, Reads
+    from afterword.ports import Candidates, Entry, Offload, Query, Reads
     from afterword.records import Ref, Scope, ScopeState
 
 T = TypeVar("T")
@@ -109,7 +109,7 @@ class ExactIndex:
             slot.shard = shard
         self._evict(scope)
 
-    async def search(self, scope: Scope, query: Query) -> list[Candidate]:
+    async def search(self, scope: Scope, query: Query) -> Candidates:
         """All of what a snapshot knows, as `legs` describes it."""
         shard, snapshot = await self._caught_up(scope, query.state)
         asked = shard.postings.asked(query.tokens, query.light, query.moments)
@@ -127,7 +127,7 @@ class ExactIndex:
         wanted = await self._run(snapshot, asked, _wanted, snapshot, query, asked, tuple(found))
         return Lead(snapshot, asked, wanted)
 
-    async def finish(self, lead: Lead, query: Query, cosines: Mapping[Ref, float]) -> list[Candidate]:
+    async def finish(self, lead: Lead, query: Query, cosines: Mapping[Ref, float]) -> Candidates:
         """Candidates as `search` gives them, with the cosines that are known."""
         known = cosines_of_refs(lead.snapshot, cosines) if cosines else None
         return await self._run(lead.snapshot, lead.asked, search, lead.snapshot, query, lead.asked, known)
@@ -192,9 +192,9 @@ class ExactIndex:
     async def _take_in(self, shard: Shard, entries: Sequence[Entry]) -> None:
         """Put entries: a few on the loop, many in a thread, so that nobody waits for somebody else's cold start."""
         if sum(len(entry.tokens) + 50 for entry in entries) <= SLICE_TOKENS:
-            _put_all(shard, entries)
+            shard.put(entries)
         else:
-            await self._offload.thread(_put_all, shard, entries)
+            await self._offload.thread(shard.put, entries)
 
     def _evict(self, keep: Scope) -> None:
         used = self.nbytes
@@ -218,11 +218,6 @@ class ExactIndex:
         return await self._offload.thread(function, *args)
 
 
-def _put_all(shard: Shard, entries: Sequence[Entry]) -> None:
-    for entry in entries:
-        shard.put(entry)
-
-
 def _check_dimensions(snapshot: Snapshot, vector: Floats) -> None:
     kept = snapshot.matrix.shape[1]
     if len(snapshot.matrix) and len(vector) != kept:
@@ -232,17 +227,16 @@ def _check_dimensions(snapshot: Snapshot, vector: Floats) -> None:
         )
 
 
-def _search_both(snapshot: Snapshot, query: Query, asked: Asked, vector: Floats) -> list[Candidate]:
+def _search_both(snapshot: Snapshot, query: Query, asked: Asked, vector: Floats) -> Candidates:
     return search(snapshot, query, asked, cosines_of_rows(snapshot, vector))
 
 
 def _wanted(snapshot: Snapshot, query: Query, asked: Asked, found: Sequence[Ref]) -> tuple[Ref, ...]:
     """The records that lead by words or were found elsewhere, and the turns beside them."""
-    chosen = leading(rows_of_legs(snapshot, query, asked, None), snapshot.allowed(query.filters), query.limit)
+    chosen = Legs(snapshot, query, asked, None).leading()
     elsewhere = [row for ref in found if (row := snapshot.rows.get(ref.record, -1)) >= 0 and row < snapshot.size]
     rows = np.union1d(chosen, np.array(elsewhere, np.int64))
-    anchors = snapshot.anchor[rows]
-    places = snapshot.talk.place[anchors[anchors >= 0]]
+    places = snapshot.place[rows]
     places = places[places >= 0]
     beside = np.concatenate([places, places - 1, places + 1])
     beside = beside[(beside >= 0) & (beside < len(snapshot.talk.rows))]

@@ -17,75 +17,74 @@ A memory stands where the turn stands that it rests on. A `dense` leg is left ou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from afterword.index.bm25 import Asked, Floats, Ints, Term, idf, saturated, terms
+from afterword.index.bm25 import Asked, Floats, Ints, Term, damping, idf, saturated, terms
 from afterword.index.shard import Mask, Snapshot
 from afterword.language.tokens import script_of
-from afterword.ports import Candidate, Query
+from afterword.ports import Candidates, Query
 from afterword.records import Ref
 
 ENOUGH = 20  # records whose mean says something
-LEADING = ("bm25", "bm25_window", "dense", "dense_window")  # legs that bring up candidates
 
 
-@dataclass(frozen=True, slots=True)
-class Lexical:
-    """Scores of every row; `ideals` by leg."""
-
-    bm25: Floats
-    window: Floats
-    session: Floats
-    ideals: tuple[float, float, float]
-
-
-def search(snapshot: Snapshot, query: Query, asked: Asked, cosines: Floats | None) -> list[Candidate]:
+def search(snapshot: Snapshot, query: Query, asked: Asked, cosines: Floats | None) -> Candidates:
     """Candidates with all their legs. `asked` are the query's tokens as the shard numbers them; `cosines` are those
     of every row (NaN: not known), None without a query vector."""
-    legs = rows_of_legs(snapshot, query, asked, cosines)
-    chosen = leading(legs, snapshot.allowed(query.filters), query.limit)
-    return candidates(snapshot, legs, chosen)
+    legs = Legs(snapshot, query, asked, cosines)
+    return legs.candidates(legs.leading())
 
 
-def rows_of_legs(snapshot: Snapshot, query: Query, asked: Asked, cosines: Floats | None) -> dict[str, Floats]:
-    """Each leg for all rows."""
-    counted = snapshot.without(query.filters.exclude)
-    lexical = lexical_legs(snapshot, asked, counted)
-    ideal = {
-        name: np.full(snapshot.size, value, np.float32) for name, value in zip(IDEALS, lexical.ideals, strict=True)
-    }
-    legs = {"bm25": lexical.bm25, "bm25_window": lexical.window, "bm25_session": lexical.session, **ideal}
-    legs["records"] = np.full(snapshot.size, counted.sum(), np.float32)
-    if cosines is not None:
-        known = np.where(counted, cosines, np.nan).astype(np.float32)
-        legs |= dense_legs(snapshot, known) | background(snapshot, known, script_of(query.tokens))
-    legs["session"] = _at_anchor(snapshot, snapshot.talk.session.astype(np.float32), np.full(snapshot.size, -1.0))
-    return legs
+class Legs:
+    """One query against one snapshot: the legs that bring up candidates for all rows, the others for those alone."""
 
+    def __init__(self, snapshot: Snapshot, query: Query, asked: Asked, cosines: Floats | None) -> None:
+        self._snapshot = snapshot
+        self._query = query
+        self._counted = snapshot.without(query.filters.exclude)
+        self._lexical = lexical_legs(snapshot, asked, self._counted)
+        self._cosines = None if cosines is None else np.where(self._counted, cosines, np.nan).astype(np.float32)
 
-IDEALS = ("ideal", "ideal_window", "ideal_session")
+    def leading(self) -> Ints:
+        """The rows among the `limit` best of any leg that brings up candidates."""
+        allowed = self._snapshot.allowed(self._query.filters)
+        legs = [self._lexical.own, self._lexical.window]
+        if self._cosines is not None:
+            legs += [self._cosines, self._cosines_around]
+        return np.unique(np.concatenate([_best(leg, allowed, self._query.limit) for leg in legs]))
 
+    def candidates(self, chosen: Ints) -> Candidates:
+        """The chosen rows with all legs."""
+        refs = [self._snapshot.refs[row] for row in chosen.tolist()]
+        return Candidates(refs, {name: leg.tolist() for name, leg in self._columns(chosen)})
 
-def leading(legs: Mapping[str, Floats], allowed: Mask, limit: int) -> Ints:
-    """The rows among the `limit` best of any leg that brings up candidates."""
-    chosen = [_best(legs[name], allowed, limit) for name in LEADING if name in legs]
-    return np.unique(np.concatenate(chosen))
+    def _columns(self, chosen: Ints) -> Iterator[tuple[str, Floats]]:
+        def alike(value: float) -> Floats:
+            return np.full(len(chosen), value, np.float32)
 
+        snapshot, lexical = self._snapshot, self._lexical
+        own = lexical.own[chosen]
+        yield "bm25", own
+        yield "bm25_window", lexical.window[chosen]
+        yield "bm25_session", snapshot.at_place(lexical.session[snapshot.talk.session], own, chosen)
+        yield "ideal", alike(lexical.ideals.own)
+        yield "ideal_window", alike(lexical.ideals.window)
+        yield "ideal_session", alike(lexical.ideals.session)
+        yield "records", alike(float(self._counted.sum()))
+        if self._cosines is not None:
+            yield "dense", self._cosines[chosen]
+            yield "dense_window", self._cosines_around[chosen]
+            yield "dense_mean", alike(background(snapshot, self._cosines, script_of(self._query.tokens)))
+        yield "session", snapshot.at_place(snapshot.talk.session.astype(np.float32), alike(-1.0), chosen)
 
-def candidates(snapshot: Snapshot, legs: Mapping[str, Floats], chosen: Ints) -> list[Candidate]:
-    """The chosen rows with all legs that are known of them."""
-    if not len(chosen):
-        return []
-    names = list(legs)
-    table = np.stack([legs[name][chosen] for name in names], axis=1)
-    refs = [snapshot.refs[row] for row in chosen.tolist()]
-    rows = [dict(zip(names, line, strict=True)) for line in table.tolist()]
-    if np.isnan(table).any():  # what no vector is known for; a NaN differs from itself
-        rows = [{name: value for name, value in row.items() if value == value} for row in rows]
-    return [Candidate(ref, row) for ref, row in zip(refs, rows, strict=True)]
+    @cached_property
+    def _cosines_around(self) -> Floats:
+        assert self._cosines is not None
+        return cosines_around(self._snapshot, self._cosines)
 
 
 def _best(scores: Floats, allowed: Mask, limit: int) -> Ints:
@@ -98,23 +97,38 @@ def _best(scores: Floats, allowed: Mask, limit: int) -> Ints:
 # ── words ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@dataclass(frozen=True, slots=True)
+class Ideals:
+    """The most that a record, a window and a session could score."""
+
+    own: float
+    window: float
+    session: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lexical:
+    """BM25 of each row, of its window, and of each session."""
+
+    own: Floats
+    window: Floats
+    session: Floats
+    ideals: Ideals
+
+
 def lexical_legs(snapshot: Snapshot, asked: Asked, counted: Mask) -> Lexical:
-    """BM25 of each row, of its window and of its session."""
+    """`counted` are the rows that are looked at. What stands around a turn is counted from the postings of single turns:
+    nothing more is kept."""
     passages = counted[snapshot.row_of_passage]
     found = list(terms(snapshot.postings, asked, passages))
-    total = float(passages.sum())
-    unknown = asked.unknown * idf(0.0, total)
+    unknown = asked.unknown * idf(0.0, float(passages.sum()))
     ideal = sum(term.weight * term.idf for term in found) + unknown
     own = _of_rows(snapshot, found, passages)
-    around = _Around(snapshot, found)
-    window, ideal_window = around.windows()
-    session, ideal_session = around.sessions()
-    return Lexical(
-        bm25=own,
-        window=_at_anchor(snapshot, window, own),
-        session=_at_anchor(snapshot, session, own),
-        ideals=(ideal, ideal_window + unknown, ideal_session),
-    )
+    talk, said = snapshot.talk, [_Said.of(term, snapshot) for term in found]
+    window, ideal_window = _scored(((one.weight, one.in_windows(snapshot)) for one in said), talk.window_lengths)
+    session, ideal_session = _scored(((one.weight, one.in_sessions(snapshot)) for one in said), talk.session_lengths)
+    ideals = Ideals(ideal, ideal_window + unknown, ideal_session)
+    return Lexical(own, snapshot.at_place(window, own), session, ideals)
 
 
 def _of_rows(snapshot: Snapshot, found: list[Term], passages: Mask) -> Floats:
@@ -122,66 +136,53 @@ def _of_rows(snapshot: Snapshot, found: list[Term], passages: Mask) -> Floats:
     scores = np.zeros(len(lengths), np.float32)
     if not snapshot.size:
         return scores
-    mean = float(lengths[passages].mean()) if passages.any() else 1.0
+    against = damping(lengths, float(lengths[passages].mean()) if passages.any() else 1.0)
     for term in found:
-        scores[term.passage] += term.weight * term.idf * saturated(term.count, lengths[term.passage], mean)
+        scores[term.passage] += term.weight * term.idf * saturated(term.count, against[term.passage])
     best: Floats = np.maximum.reduceat(scores, snapshot.first_passage)
     return best
 
 
-class _Around:
-    """BM25 of what stands around each turn, counted from the postings of single turns: nothing more is kept."""
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """Where a term was said, and how often there."""
 
-    def __init__(self, snapshot: Snapshot, found: list[Term]) -> None:
-        self._snapshot = snapshot
-        self._talk = snapshot.talk
-        self._found = found
-        self._sums = np.zeros(len(self._talk.rows) + 1, np.float32)
-        if snapshot.size:
-            self._sums[1:] = np.cumsum(snapshot.postings.lengths[snapshot.first_passage[self._talk.rows]])
-        self._running = [self._said_before(term) for term in found]
+    weight: float
+    place: Ints
+    count: Floats
 
-    def windows(self) -> tuple[Floats, float]:
-        """Of each place, and the most it could be."""
-        return self._scored(self._talk.first, self._talk.last + 1)
+    @classmethod
+    def of(cls, term: Term, snapshot: Snapshot) -> _Said:
+        place = snapshot.place_of_passage[term.passage]
+        return cls(term.weight, place[place >= 0], term.count[place >= 0])
 
-    def sessions(self) -> tuple[Floats, float]:
-        """Of each place its session's, and the most it could be."""
-        ends = np.append(self._talk.starts[1:], len(self._talk.rows))
-        scores, ideal = self._scored(self._talk.starts, ends)
-        return scores[self._talk.session], ideal
+    def in_windows(self, snapshot: Snapshot) -> Floats:
+        """How often in the window of each place. Windows reach as far back as forward, so what is said at a place counts
+        for all places of its own window: it adds where that begins, and takes away behind its end."""
+        talk, count = snapshot.talk, self.count.astype(np.int32)
+        steps = np.zeros(len(talk.rows) + 1, np.int32)
+        np.add.at(steps, talk.first[self.place], count)
+        np.subtract.at(steps, talk.last[self.place] + 1, count)
+        return np.cumsum(steps[:-1], dtype=np.int32).astype(np.float32)
 
-    def _scored(self, begin: Ints, end: Ints) -> tuple[Floats, float]:
-        scores = np.zeros(len(begin), np.float32)
-        if not len(begin):
-            return scores, 0.0
-        lengths = (self._sums[end] - self._sums[begin]).astype(np.float32)
-        mean, ideal = float(lengths.mean()), 0.0
-        for term, sums in zip(self._found, self._running, strict=True):
-            count = sums[end] - sums[begin]
-            holding = np.flatnonzero(count)
-            weight = term.weight * idf(len(holding), len(begin))
-            ideal += weight
-            scores[holding] += weight * saturated(count[holding], lengths[holding], mean)
-        return scores, ideal
-
-    def _said_before(self, term: Term) -> Floats:
-        """How often the term was said before each place."""
-        rows = self._snapshot.row_of_passage[term.passage]
-        place = self._talk.place[rows]
-        keep = (place >= 0) & (self._snapshot.first_passage[rows] == term.passage)
-        sums = np.zeros(len(self._talk.rows) + 1, np.float32)
-        sums[place[keep] + 1] = term.count[keep]
-        running: Floats = np.cumsum(sums)
-        return running
+    def in_sessions(self, snapshot: Snapshot) -> Floats:
+        """How often in each session."""
+        talk = snapshot.talk
+        total = np.bincount(talk.session[self.place], self.count, len(talk.session_lengths))
+        return total.astype(np.float32)
 
 
-def _at_anchor(snapshot: Snapshot, of_place: Floats, otherwise: Floats) -> Floats:
-    """What holds at the place of each row's turn; `otherwise` (of rows) where it has none."""
-    if not len(of_place):
-        return np.asarray(otherwise, np.float32)
-    place = np.where(snapshot.anchor >= 0, snapshot.talk.place[snapshot.anchor], -1)
-    return np.where(place >= 0, of_place[place], otherwise).astype(np.float32)
+def _scored(said: Iterable[tuple[float, Floats]], lengths: Floats) -> tuple[Floats, float]:
+    """BM25 of documents from each term's weight and counts, and the most that it could be."""
+    scores = np.zeros(len(lengths), np.float32)
+    if not len(lengths):
+        return scores, 0.0
+    against, ideal = damping(lengths, float(lengths.mean())), 0.0
+    for weight, count in said:
+        rare = weight * idf(int(np.count_nonzero(count)), len(lengths))
+        ideal += rare
+        scores += rare * saturated(count, against)
+    return scores, ideal
 
 
 # ── meaning ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -206,34 +207,32 @@ def cosines_of_refs(snapshot: Snapshot, known: Mapping[Ref, float]) -> Floats:
     return best
 
 
-def dense_legs(snapshot: Snapshot, cosines: Floats) -> dict[str, Floats]:
-    """The cosine, and with its neighbours'."""
+def cosines_around(snapshot: Snapshot, cosines: Floats) -> Floats:
+    """Each row's cosine with its neighbours'."""
     talk = snapshot.talk
     if not len(talk.rows):
-        return {"dense": cosines, "dense_window": cosines}
-    window = _with_neighbours(cosines[talk.rows], talk.session)
-    return {"dense": cosines, "dense_window": _at_anchor(snapshot, window, cosines)}
+        return cosines
+    return snapshot.at_place(_with_neighbours(cosines[talk.rows], talk.session), cosines)
 
 
-def background(snapshot: Snapshot, cosines: Floats, script: int) -> dict[str, Floats]:
+def background(snapshot: Snapshot, cosines: Floats, script: int) -> float:
     """How near the query is to this user's records in general: what a near one stands out from.
 
     Of those in its own script, where there are enough: models put all of a script nearer together. Of few records it
-    can't be told (NaN, so the leg is left out).
+    can't be told (NaN).
     """
     known = np.isfinite(cosines)
     own = known & (snapshot.script == script)
     chosen = own if own.sum() >= ENOUGH else known
-    mean = float(cosines[chosen].mean()) if chosen.sum() >= ENOUGH else np.nan
-    return {"dense_mean": np.full(snapshot.size, mean, np.float32)}
+    return float(cosines[chosen].mean()) if chosen.sum() >= ENOUGH else float("nan")
 
 
 def _with_neighbours(own: Floats, session: Ints) -> Floats:
     """(own + half the one before + half the one after) / what was summed; unknown ones count as one's own."""
     total, weight = own.copy(), np.ones(len(own), np.float32)
-    same = session[1:] == session[:-1]
+    known, same = np.isfinite(own), session[1:] == session[:-1]
     for mine, theirs in ((slice(1, None), slice(None, -1)), (slice(None, -1), slice(1, None))):
-        other = np.where(same & np.isfinite(own[theirs]), own[theirs], 0.0)
-        total[mine] += 0.5 * other
-        weight[mine] += 0.5 * (same & np.isfinite(own[theirs]))
+        beside = same & known[theirs]
+        total[mine] += np.where(beside, 0.5 * own[theirs], 0.0)
+        weight[mine] += 0.5 * beside
     return (total / weight).astype(np.float32)

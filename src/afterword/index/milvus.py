@@ -38,7 +38,7 @@ from afterword.index.milvus_rows import (
     within,
 )
 from afterword.index.milvus_store import MilvusStore
-from afterword.ports import Candidate, Query
+from afterword.ports import Candidates, Query
 from afterword.records import Ref, Scope, ScopeState
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class MilvusIndex:
 
     # ── search
 
-    async def search(self, scope: Scope, query: Query) -> list[Candidate]:
+    async def search(self, scope: Scope, query: Query) -> Candidates:
         state = await self._reads.state(scope)
         if query.vector is None or state.model is None or query.model != state.model:
             return await self._lexical.search(scope, query)

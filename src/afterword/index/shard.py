@@ -27,6 +27,7 @@ SPAN = 4  # turns on each side that belong to a turn's window
 GAP = 6 * 3600.0  # seconds of silence after which a chat's next turn begins a new session
 KINDS = {"turn": 0, "episodic": 1, "semantic": 2}
 ROLES = {None: 0, "user": 1, "assistant": 2}
+EVERY = slice(None)
 ROW_BYTES = 700  # what Python holds for a record beside the arrays: ids, dictionary slots, hashes
 
 
@@ -35,11 +36,11 @@ class Talk:
     """Living turns in the order they were said, chat by chat. A place is an index into `rows`."""
 
     rows: Ints
-    place: Ints  # of each row; -1: none
     session: Ints  # of each place, counted from 0
-    starts: Ints  # the first place of each session
     first: Ints  # of each place: where its window begins
     last: Ints  # of each place: where its window ends (included)
+    window_lengths: Floats  # of each place: tokens of its window, of first passages alone
+    session_lengths: Floats  # of each session: the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,8 @@ class Snapshot:
     said_at: npt.NDArray[np.float64]
     row_of_passage: Ints
     first_passage: Ints
-    anchor: Ints  # the turn's row that a memory rests on, a turn's own row; -1: none
+    place: Ints  # of each row: where it was said, or the turn that it rests on; -1: unknown
+    place_of_passage: Ints  # of each passage: where it was said, if it is a turn's first; else -1
     talk: Talk
     postings: Postings
     matrix: Floats
@@ -94,6 +96,13 @@ class Snapshot:
             allowed &= self._with_metadata(filters.metadata)
         return allowed
 
+    def at_place(self, of_place: Floats, otherwise: Floats, rows: Ints | slice = EVERY) -> Floats:
+        """What holds at the place of each row; `otherwise`, of the same rows, where it has none."""
+        if not len(of_place):
+            return otherwise
+        place = self.place[rows]
+        return np.where(place >= 0, of_place[place], otherwise)
+
     def _with_metadata(self, wanted: Json) -> Mask:
         found = np.zeros(self.size, np.bool_)
         for row, metadata in list(self.metadata.items()):
@@ -103,7 +112,7 @@ class Snapshot:
 
 
 class Matrix:
-    """Vectors below one another, growing by doubling; earlier views stay as they were."""
+    """Vectors below one another, with a quarter more room whenever it ends; earlier views stay as they were."""
 
     def __init__(self) -> None:
         self._rows: Floats = np.zeros((0, 0), np.float32)
@@ -114,16 +123,18 @@ class Matrix:
     def nbytes(self) -> int:
         return int(self._rows.nbytes) + 8 * len(self._owner)
 
-    def add(self, row: int, vectors: Vectors) -> None:
-        need = self._used + len(vectors)
+    def add(self, rows: Sequence[int], vectors: Sequence[Vectors]) -> None:
+        """Of each row its vectors."""
+        windows = [len(one) for one in vectors]
+        need = self._used + sum(windows)
         if need > len(self._rows):
-            grown = np.empty((max(64, 2 * need), vectors.shape[1]), np.float32)
+            grown = np.empty((max(64, need + need // 4), vectors[0].shape[1]), np.float32)
             if self._used:
                 grown[: self._used] = self._rows[: self._used]
             self._rows = grown
-        self._rows[self._used : need] = vectors
+        np.concatenate(vectors, out=self._rows[self._used : need])
         self._used = need
-        self._owner.extend([row] * len(vectors))
+        self._owner.frombytes(np.repeat(np.array(rows, np.int64), windows).tobytes())
 
     def frozen(self) -> tuple[Floats, Ints]:
         return self._rows[: self._used], np.array(self._owner, np.int64)
@@ -171,18 +182,29 @@ class Shard:
         """True when building it again would save memory and time."""
         return self.size > 1000 and len(self._rows) < self.size // 2
 
-    def put(self, entry: Entry) -> None:
-        """Take in a record's current version, or vectors that have come for it."""
-        row = self._rows.get(entry.ref.record)
-        same = hash((entry.ref, entry.tokens))
-        withdrawn = row in self._embedded and entry.vectors is None
-        if row is None or self._hashes[row] != same or withdrawn:
-            self.drop(entry.ref.record)
-            row = self._append(entry, same)
+    def put(self, entries: Sequence[Entry]) -> None:
+        """Take in records' current versions, each record once, or vectors that have come for them."""
+        known = ((entry, hash((entry.ref, entry.tokens))) for entry in entries)
+        fresh = [(entry, same) for entry, same in known if not self._holds(entry, same)]
+        if fresh:
+            self._append([entry for entry, _ in fresh], [same for _, same in fresh])
             self._snapshot = None
-        if entry.vectors is not None and self._keep_vectors and row not in self._embedded:
-            self._embedded.add(row)
-            self._matrix.add(row, entry.vectors)
+        if self._keep_vectors:
+            self._embed([entry for entry in entries if entry.vectors is not None])
+
+    def _holds(self, entry: Entry, same: int) -> bool:
+        row = self._rows.get(entry.ref.record)
+        if row is None or self._hashes[row] != same:
+            return False
+        withdrawn = row in self._embedded and entry.vectors is None
+        return not withdrawn
+
+    def _embed(self, entries: Sequence[Entry]) -> None:
+        rows = [self._rows[entry.ref.record] for entry in entries]
+        come = {row: entry.vectors for row, entry in zip(rows, entries, strict=True) if row not in self._embedded}
+        if come:
+            self._embedded.update(come)
+            self._matrix.add(list(come), [vectors for vectors in come.values() if vectors is not None])
             self._snapshot = None
 
     def drop(self, record: str) -> None:
@@ -194,27 +216,33 @@ class Shard:
             self._unanchored.pop(row, None)
             self._snapshot = None
 
-    def _append(self, entry: Entry, same: int) -> int:
-        row = len(self._refs)
-        self._rows[entry.ref.record] = row
-        self._refs.append(entry.ref)
-        self._hashes.append(same)
-        self._living.append(1)
-        self._kind.append(KINDS[entry.kind])
-        self._role.append(ROLES[entry.role])
-        self._script.append(script_of(entry.tokens))
-        chat = -1 if entry.chat_id is None else self._chats.setdefault(entry.chat_id, len(self._chats))
-        self._chat.append(chat)
-        self._position.append(-1 if entry.position is None else entry.position)
-        self._said_at.append(entry.said_at.timestamp())
-        self._parts.append(self.postings.add((*moment_tokens(entry.said_at.date()), *entry.tokens)))
-        turn = entry.kind == "turn"
-        self._anchor.append(row if turn else -1)
-        if not turn and entry.sources:
-            self._unanchored[row] = entry.sources
-        if entry.metadata:
-            self._metadata[row] = entry.metadata
-        return row
+    def _append(self, entries: Sequence[Entry], hashes: Sequence[int]) -> None:
+        """A row each, column by column: that is four times as quick as row by row."""
+        for entry in entries:
+            self.drop(entry.ref.record)
+        rows = range(self.size, self.size + len(entries))
+        self._rows.update(zip([entry.ref.record for entry in entries], rows, strict=True))
+        self._refs.extend([entry.ref for entry in entries])
+        self._hashes.extend(hashes)
+        self._living.extend(b"\1" * len(entries))
+        self._kind.extend([KINDS[entry.kind] for entry in entries])
+        self._role.extend([ROLES[entry.role] for entry in entries])
+        self._script.extend([script_of(entry.tokens) for entry in entries])
+        self._chat.extend([self._number_of(entry.chat_id) for entry in entries])
+        self._position.extend([-1 if entry.position is None else entry.position for entry in entries])
+        self._said_at.extend([entry.said_at.timestamp() for entry in entries])
+        texts = [(*moment_tokens(entry.said_at.date()), *entry.tokens) for entry in entries]
+        self._parts.extend(self.postings.add(texts))
+        for row, entry in zip(rows, entries, strict=True):
+            turn = entry.kind == "turn"
+            self._anchor.append(row if turn else -1)
+            if not turn and entry.sources:
+                self._unanchored[row] = entry.sources
+            if entry.metadata:
+                self._metadata[row] = entry.metadata
+
+    def _number_of(self, chat_id: str | None) -> int:
+        return -1 if chat_id is None else self._chats.setdefault(chat_id, len(self._chats))
 
     def _find_anchors(self) -> None:
         """A memory's turn may come after it, so look again for those that have none; facts rest on episodes."""
@@ -246,7 +274,12 @@ class Shard:
             self.postings.merge()
         self._find_anchors()
         parts = np.array(self._parts, np.int64)
+        first_passage = np.cumsum(parts) - parts
         living = np.array(self._living, np.bool_)
+        postings = self.postings.frozen()
+        talk = self._talk(living, postings.lengths[first_passage])
+        place_of_passage = np.full(len(postings.lengths), -1, np.int64)
+        place_of_passage[first_passage[talk.rows]] = np.arange(len(talk.rows))
         matrix, owner = self._matrix.frozen()
         return Snapshot(
             refs=self._refs,
@@ -257,10 +290,11 @@ class Shard:
             chat=np.array(self._chat, np.int64),
             said_at=np.array(self._said_at, np.float64),
             row_of_passage=np.repeat(np.arange(len(parts)), parts),
-            first_passage=np.cumsum(parts) - parts,
-            anchor=np.array(self._anchor, np.int64),
-            talk=self._talk(living),
-            postings=self.postings.frozen(),
+            first_passage=first_passage,
+            place=self._places(talk),
+            place_of_passage=place_of_passage,
+            talk=talk,
+            postings=postings,
             matrix=matrix,
             owner=owner,
             chats=self._chats,
@@ -268,24 +302,32 @@ class Shard:
             rows=self._rows,
         )
 
-    def _talk(self, living: Mask) -> Talk:
+    def _places(self, talk: Talk) -> Ints:
+        """Of each row: the place of the turn that it is or rests on."""
+        place = np.full(self.size + 1, -1, np.int64)  # the last one is read for rows without a turn
+        place[talk.rows] = np.arange(len(talk.rows))
+        places: Ints = place[np.array(self._anchor, np.int64)]
+        return places
+
+    def _talk(self, living: Mask, lengths: Floats) -> Talk:
+        """`lengths` are the tokens of each row's first passage."""
         chat, position = np.array(self._chat, np.int64), np.array(self._position, np.int64)
         said_at = np.array(self._said_at, np.float64)
         placed = np.flatnonzero(living & (position >= 0) & (np.array(self._kind, np.int8) == KINDS["turn"]))
         rows = placed[np.lexsort((position[placed], chat[placed]))]
-        place = np.full(self.size, -1, np.int64)
-        place[rows] = np.arange(len(rows))
         breaks = np.ones(len(rows), np.bool_)
         breaks[1:] = (chat[rows][1:] != chat[rows][:-1]) | (np.abs(np.diff(said_at[rows])) > GAP)
         session = np.cumsum(breaks) - 1
         starts = np.flatnonzero(breaks)
         ends = np.append(starts[1:], len(rows)) - 1
         here = np.arange(len(rows))
+        first, last = np.maximum(here - SPAN, starts[session]), np.minimum(here + SPAN, ends[session])
+        said = np.concatenate([[0.0], np.cumsum(lengths[rows], dtype=np.float64)])  # tokens before each place
         return Talk(
             rows,
-            place,
             session,
-            starts,
-            np.maximum(here - SPAN, starts[session]),
-            np.minimum(here + SPAN, ends[session]),
+            first,
+            last,
+            window_lengths=(said[last + 1] - said[first]).astype(np.float32),
+            session_lengths=(said[ends + 1] - said[starts]).astype(np.float32),
         )

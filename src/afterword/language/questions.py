@@ -22,12 +22,12 @@ ASKING_NE = (
     r"(?:谁|什么|怎|哪|几|多少|何时|为何|是不是|有没有|能不能|要不要|会不会)[^。.!！?？,，]*呢\s*[。.!！~～]*\s*$"
     r"|(?:^|[。.!！?？,，\s])(?:那|你|您|那么)[^。.!！?？,，]{0,5}呢\s*[。.!！~～]*\s*$"
 )
-_ASKS = re.compile(
-    r"[?？]\s*[\"'”’)）]*\s*$|吗\s*[。.!！~～]*\s*$"
-    rf"|{ASKING_NE}"
-    r"|^\W*(what|who|whom|whose|when|where|why|which|how|do|does|did|is|are|was|were|am|can|could|will|would|should"
+_ENDS_ASKING = re.compile(rf"[?？]\s*[\"'”’)）]*\s*$|吗\s*[。.!！~～]*\s*$|{ASKING_NE}")
+_ASKING_MARKS = re.compile(r"[?？吗呢]")  # none of these ends is without one, and looking for it is far quicker
+_BEGINS_ASKING = re.compile(
+    r"\W*(what|who|whom|whose|when|where|why|which|how|do|does|did|is|are|was|were|am|can|could|will|would|should"
     r"|have|has|had)\b(?!.*[.!]\s*\w)"
-    r"|^\W*(请问|为什么|什么|怎么|谁|哪|几|多少|何时|是不是|有没有|能不能|可不可以|你还记得|还记得)",
+    r"|\W*(请问|为什么|什么|怎么|谁|哪|几|多少|何时|是不是|有没有|能不能|可不可以|你还记得|还记得)",
     re.IGNORECASE,
 )
 _TELLS = re.compile(r"[.!。！;；](?=\s*\w{2})(?!\w+\.)")
@@ -84,7 +84,10 @@ def content_words(text: str, tokens: Tokens) -> frozenset[str]:
 
 def asks(text: str) -> bool:
     """Whether a text is, as far as its form tells, a question."""
-    return _ASKS.search(text.strip()[-400:]) is not None
+    end = text.strip()[-400:]
+    if _BEGINS_ASKING.match(end):
+        return True
+    return _ASKING_MARKS.search(end) is not None and _ENDS_ASKING.search(end) is not None
 
 
 def only_asks(text: str) -> bool:

@@ -43,16 +43,15 @@ _of_sources = _current.where(_memory.c.scope_id == sa.bindparam("scope"), _memor
 
 
 def read(conn: sa.Connection, scope_id: int, refs: Sequence[Ref]) -> dict[Ref, Turn | MemoryRecord]:
-    found: dict[Ref, Turn | MemoryRecord] = {}
+    found: dict[str, Turn | MemoryRecord] = {}
     for part in chunks(list({ref.record for ref in refs})):
-        at = {"scope": scope_id, "ids": part}
-        for row in conn.execute(_turns_of_ids, at):
-            one = rows.turn_from(row)
-            found[one.ref] = one
-        for row in conn.execute(_of_ids, at):
-            memory = rows.memory_from(row)
-            found[memory.ref] = memory
-    return {ref: found[ref] for ref in refs if ref in found}
+        found.update(
+            (row.id, rows.turn_from(row)) for row in conn.execute(_turns_of_ids, {"scope": scope_id, "ids": part})
+        )
+        if others := [record for record in part if record not in found]:
+            memories_ = conn.execute(_of_ids, {"scope": scope_id, "ids": others})
+            found.update((row.id, rows.memory_from(row)) for row in memories_)
+    return {ref: found[ref.record] for ref in refs if ref.record in found and found[ref.record].ref == ref}
 
 
 def memory(conn: sa.Connection, scope_id: int, record: str) -> MemoryRecord:

@@ -55,17 +55,16 @@ _vectors_of = sa.and_(
     _vector.c.version == _entry.c.version,
     _vector.c.model == _serving,
 )
-_data = (_vector.c.windows, _vector.c.dim, _vector.c.data)
 _same = sa.and_(_entry.c.scope_id == _change.c.scope_id, _entry.c.record == _change.c.record)
 _changes = (
-    sa.select(_change.c.seq, _change.c.record.label("changed"), *_entry.c, *_data)
+    sa.select(_change.c.seq, _change.c.record.label("changed"), *rows.entry_columns)
     .select_from(_change.outerjoin(_entry, _same).outerjoin(_vector, _vectors_of))
     .where(_change.c.scope_id == sa.bindparam("id"), _change.c.seq > sa.bindparam("after"))
     .order_by(_change.c.seq)
     .limit(_limit)
 )
 _entries = (
-    sa.select(*_entry.c, *_data)
+    sa.select(*rows.entry_columns)
     .select_from(_entry.outerjoin(_vector, _vectors_of))
     .where(_entry.c.scope_id == sa.bindparam("id"), _entry.c.record > sa.bindparam("after"))
     .order_by(_entry.c.record)
@@ -76,7 +75,9 @@ _entries = (
 def changes(conn: sa.Connection, scope_id: int, after: int, limit: int) -> list[IndexChange]:
     serving = state(conn, scope_id).model or ""
     found = conn.execute(_changes, {"id": scope_id, "after": after, "model": serving, "most": limit})
-    return [IndexChange(row.seq, row.changed, None if row.record is None else rows.entry_from(row)) for row in found]
+    return [
+        IndexChange(row.seq, row.changed, None if row.record is None else rows.entry_from(row[2:])) for row in found
+    ]
 
 
 def entries(conn: sa.Connection, scope_id: int, after: str, limit: int) -> tuple[ScopeState, list[Entry]]:
