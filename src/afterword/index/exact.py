@@ -28,10 +28,10 @@ Args = TypeVarTuple("Args")
 log = structlog.get_logger(__name__)
 
 PAGE = 2000  # records read at once
-SLICE_TOKENS = 8_000  # taken in on the loop, about 2 ms
+SLICE_TOKENS = 8_000  # taken in on the loop, about 1 ms
 INLINE_ROWS = 1_000  # shards up to this size are frozen on the loop, in about 2 ms
 INLINE_WORK = (
-    120_000  # rows times the query's tokens that are searched on the loop, in about 4 ms: where Python is busy,
+    120_000  # rows times the query's tokens that are searched on the loop, in about 3 ms: where Python is busy,
 )
 # the way to a thread and back takes longer
 MIB = 1024 * 1024
