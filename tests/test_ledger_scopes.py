@@ -95,6 +95,7 @@ LOOKS: dict[str, Look] = {
 }
 WRITES: dict[str, Look] = {
     "accept": lambda ledger, scope, own: ledger.accept(scope, [NewTurn("c", "user", "theirs", turn_id=own.turn)]),
+    "begin": lambda ledger, scope, own: ledger.begin(scope, NewTurn("c", "user", "theirs", turn_id=own.turn), (), 5),
     "answer": lambda ledger, scope, own: ledger.answer(
         scope, 0, NewReply("c", own.turn, "theirs", START, 0), Receipt()
     ),

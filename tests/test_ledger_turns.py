@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from afterword.errors import EpochChanged, InvalidInput, NotFound
-from afterword.lanes import reconsolidate_job, remember_job
+from afterword.lanes import embed_job, reconsolidate_job, remember_job
 from afterword.plan import Erase, Plan
 from afterword.ports import JobFilter
 from afterword.records import NewReply, NewTurn, Receipt, Ref
@@ -120,6 +120,28 @@ async def test_what_a_reply_starts_from_is_one_snapshot_with_the_turns_before_it
     assert (await house.ledger.opening(ANN, told[0].id, 2)).before == ()
     with pytest.raises(NotFound):
         await house.ledger.opening(ANN, "nobody's", 2)
+
+
+async def test_a_turn_that_begins_a_reply_is_kept_with_its_jobs_and_gives_what_the_reply_starts_from(
+    house: House,
+) -> None:
+    told = [(await house.say(f"number {number}"))[0] for number in range(3)]
+    new = NewTurn("c", "user", "Where do I live?", turn_id="t", asked=True)
+    begun = await house.ledger.begin(ANN, new, [embed_job(ANN)], 2)
+    assert begun == await house.ledger.opening(ANN, "t", 2)
+    assert (begun.turn.text, begun.reply, begun.before) == ("Where do I live?", None, (told[1], told[2]))
+    assert {job.kind for job in await house.ledger.jobs(ANN, JobFilter())} == {"remember", "embed"}
+
+
+async def test_a_turn_that_begins_a_reply_once_more_gives_the_reply_that_it_has(house: House) -> None:
+    new = NewTurn("c", "user", "Where do I live?", turn_id="t", asked=True)
+    begun = await house.ledger.begin(ANN, new, (), 5)
+    reply = await house.reply(begun.turn, "In Oslo")
+    again = await house.ledger.begin(ANN, new, [embed_job(ANN)], 5)
+    assert (again.turn, again.reply, again.epoch) == (begun.turn, reply, begun.epoch)
+    assert await house.ledger.job_counts(ANN) == {}
+    with pytest.raises(InvalidInput, match="another text"):
+        await house.ledger.begin(ANN, replace(new, text="Where do I work?"), (), 5)
 
 
 async def test_a_reply_is_kept_with_its_receipt(house: House) -> None:

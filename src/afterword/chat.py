@@ -110,19 +110,19 @@ class Chats:
     async def start(self, scope: Scope, new: NewTurn) -> Reply:
         """Keep the message, then let the reply begin. A `turn_id` that has a reply gives that reply."""
         with self._precedence.urgent():
-            turn = await self._accept(scope, new)
-            return await self._begin(scope, turn.id)
+            return self._reply_from(scope, await self._accept(scope, new))
 
     async def open(self, scope: Scope, new: NewTurn) -> OpenTurn:
         """Keep the message and recall, for a reply that comes from elsewhere."""
-        turn = await self._accept(scope, new)
-        opening = await self._ledger.opening(scope, turn.id, self._limits.history_turns)
-        brief = await self._brief(scope, turn, self._history(opening))
-        return OpenTurn(self, scope, opening.epoch, turn, brief)
+        opening = await self._accept(scope, new)
+        brief = await self._brief(scope, opening.turn, self._history(opening))
+        return OpenTurn(self, scope, opening.epoch, opening.turn, brief)
 
     async def again(self, scope: Scope, turn_id: str) -> Reply:
         """A reply to a kept message that has none, or only a cut one."""
-        return await self._begin(scope, turn_id)
+        if live := self._under_way(scope, turn_id):
+            return live
+        return self._reply_from(scope, await self._ledger.opening(scope, turn_id, self._limits.history_turns))
 
     def live(self, scope: Scope, chat_id: str) -> Reply | None:
         """The newest reply under way in this chat."""
@@ -154,20 +154,17 @@ class Chats:
             reply.stop(why)
         await asyncio.gather(*(reply.done() for reply in replies))
 
-    async def _accept(self, scope: Scope, new: NewTurn) -> Turn:
+    async def _accept(self, scope: Scope, new: NewTurn) -> Opening:
         if self._closed:
             raise Closed("the server is shutting down: send the message again in a moment")
-        turns = await self._intake.accept(scope, [new], debounce=True)
-        return turns[0]
+        return await self._intake.begin(scope, new, self._limits.history_turns)
 
-    async def _begin(self, scope: Scope, turn_id: str) -> Reply:
-        if live := self._under_way(scope, turn_id):
-            return live
-        opening = await self._ledger.opening(scope, turn_id, self._limits.history_turns)
+    def _reply_from(self, scope: Scope, opening: Opening) -> Reply:
+        """The reply that is under way, the one that was given, or a new one."""
         turn, given = opening.turn, opening.reply
         if turn.role != "user":
-            raise InvalidInput(f"turn {turn_id} is a reply: name the message that it answers")
-        if live := self._under_way(scope, turn_id):  # two may ask at once
+            raise InvalidInput(f"turn {turn.id} is a reply: name the message that it answers")
+        if live := self._under_way(scope, turn.id):  # two may ask at once
             return live
         reply = Reply(turn)
         if given is not None and given.cut is None:

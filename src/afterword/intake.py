@@ -12,7 +12,7 @@ from afterword.remember import remember_jobs
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from afterword.ports import Clock, Ledger
+    from afterword.ports import Clock, Ledger, Opening
     from afterword.records import NewJob, NewTurn, Scope, Turn
 
 EMBED_DELAY = 3.0  # seconds that a message's embedding waits for the reply's
@@ -41,9 +41,16 @@ class Intake:
     async def accept(self, scope: Scope, turns: Sequence[NewTurn], *, debounce: bool) -> list[Turn]:
         """Store turns in this order. Those without a time were said now; those without an offset, where we are."""
         placed = [self._placed(turn) for turn in turns]
-        jobs = remember_jobs(scope, placed, debounce=debounce, delay=self._debounce, max_wait=self._debounce_most)
-        delay = EMBED_DELAY if debounce and self._debounce > 0 else 0.0
-        return await self._ledger.accept(scope, placed, [*jobs, *self.embedding(scope, delay)])
+        return await self._ledger.accept(scope, placed, self._jobs(scope, placed, debounce=debounce))
+
+    async def begin(self, scope: Scope, turn: NewTurn, most: int) -> Opening:
+        """Store a chat's turn; what its reply starts from, at most `most` turns before it among it."""
+        placed = self._placed(turn)
+        return await self._ledger.begin(scope, placed, self._jobs(scope, [placed], debounce=True), most)
+
+    def _jobs(self, scope: Scope, turns: Sequence[NewTurn], *, debounce: bool) -> list[NewJob]:
+        jobs = remember_jobs(scope, turns, debounce=debounce, delay=self._debounce, max_wait=self._debounce_most)
+        return [*jobs, *self.embedding(scope, EMBED_DELAY if debounce and self._debounce > 0 else 0.0)]
 
     def embedding(self, scope: Scope, delay: float = 0.0) -> list[NewJob]:
         """The job that embeds what is new, if there is an embedder. A message's waits, and the commit of its reply lets it

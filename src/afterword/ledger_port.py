@@ -256,6 +256,11 @@ class Ledger(Reads, Protocol):
         """
         ...
 
+    async def begin(self, scope: Scope, turn: NewTurn, jobs: Sequence[NewJob], most: int) -> Opening:
+        """Store one turn as `accept` does, and give what its reply starts from, as `opening` does: one way to the
+        database and back for both."""
+        ...
+
     async def answer(
         self, scope: Scope, epoch: int, reply: NewReply, receipt: Receipt, jobs: Sequence[NewJob] = ()
     ) -> Turn:

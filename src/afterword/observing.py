@@ -20,7 +20,7 @@ from afterword.plan import Change, Erase, Insert, Plan, Retire, Revise
 from afterword.tracing import NAME, begin, caused, causes_of, end, memory_span, within
 
 if TYPE_CHECKING:
-    from afterword.ports import LLM, Embedder, Ledger, Message, Prompt, Vector, Vectors
+    from afterword.ports import LLM, Embedder, Ledger, Message, Opening, Prompt, Vector, Vectors
     from afterword.recall import Recalled, Recaller
     from afterword.records import Filters, Job, Json, NewJob, NewReply, NewTurn, Receipt, Ref, Scope, Turn
     from afterword.reply import Reply
@@ -261,12 +261,20 @@ class WatchedLedger:
 
     async def accept(self, scope: Scope, turns: Sequence[NewTurn], jobs: Sequence[Any] = ()) -> list[Turn]:
         stored: list[Turn] = await self._timed("accept", self._inner.accept, scope, turns, caused(jobs))
+        self._taken_in(turns)
+        return stored
+
+    async def begin(self, scope: Scope, turn: NewTurn, jobs: Sequence[Any], most: int) -> Opening:
+        opening: Opening = await self._timed("accept", self._inner.begin, scope, turn, caused(jobs), most)
+        self._taken_in([turn])
+        return opening
+
+    def _taken_in(self, turns: Sequence[NewTurn]) -> None:
         meter = self._watch.meter
         for turn in turns:
             way = "chat" if turn.asked else "told"
             meter.turns.add(way)
             meter.turn_bytes.add(way, by=len(turn.text.encode("utf-8", "replace")))
-        return stored
 
     async def answer(
         self, scope: Scope, epoch: int, reply: NewReply, receipt: Receipt, jobs: Sequence[Any] = ()

@@ -146,8 +146,7 @@ def _decided(doing: _Applying, change: p.Decided, _place: int) -> None:
 
 
 def _reconsolidated(doing: _Applying, change: p.Reconsolidated, _place: int) -> None:
-    at = schema.receipt.c.scope_id == doing.held.id, schema.receipt.c.reply_id == change.reply_id
-    doing.held.conn.execute(sa.update(schema.receipt).where(*at).values(worked=1))
+    doing.held.conn.execute(ends.worked_off, {"b_scope": doing.held.id, "b_reply": change.reply_id})
 
 
 def _progress(doing: _Applying, change: p.Progress, _place: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 LOOK_AHEAD = 50  # lanes; more than one, because a lane's first job may be of another kind
 
 _job = schema.job
+_busy = _job.alias("running")
 _lane = schema.lane
 _with_scope = sa.select(*rows.job_columns).join_from(_job, schema.scope, schema.scope.c.id == _job.c.scope_id)
 
@@ -35,12 +36,15 @@ _expired = sa.and_(
 )
 _any_expired = sa.select(_job.c.id).where(_expired).limit(1)
 _all_expired = _with_scope.where(_expired).with_for_update(skip_locked=True, of=_job)
-_running_in = (
-    sa.select(_job.c.id).where(_job.c.lane == sa.bindparam("lane", type_=sa.Text), _job.c.state == RUNNING).limit(1)
+_runs_in_its_lane = sa.exists().where(_busy.c.lane == _job.c.lane, _busy.c.state == RUNNING)
+_claimable = (
+    _of_ids.where(_job.c.state == QUEUED, _job.c.head == YES, _job.c.run_at <= _now, ~_runs_in_its_lane)
+    .order_by(_job.c.run_at, _job.c.id)
+    .with_for_update(skip_locked=True, of=_job)
 )
-_take_it = (
+_take_them = (
     sa.update(_job)
-    .where(_job.c.id == sa.bindparam("b_id"))
+    .where(_job.c.id.in_(sa.bindparam("b_ids", expanding=True)))
     .values(
         state="running",
         key=None,
@@ -59,31 +63,27 @@ class _Looks:
     """The statements that look for jobs of some kinds. Building one costs several times what running it does."""
 
     free: sa.Select[str]  # lanes with a job that may run now
-    free_locked: sa.Select[str]
-    due: sa.Select[int, int]  # the first job of a lane that may run now
+    first_due: sa.Select[int]  # of each of those lanes, locked, the first such job
     next: sa.Select[Any]  # when a lane that is free now has its next job
     leases: sa.Select[Any]
 
 
-def _due_in(lane: sa.ColumnElement[str], kinds: Sequence[str]) -> sa.Select[int]:
-    return (
+@lru_cache(maxsize=64)
+def _looks(kinds: tuple[str, ...]) -> _Looks:
+    due = (
         sa.select(_job.c.id)
-        .where(_job.c.lane == lane, _job.c.state == QUEUED, _job.c.head == YES)
+        .where(_job.c.lane == _lane.c.lane, _job.c.state == QUEUED, _job.c.head == YES)
         .where(_job.c.run_at <= _now, _job.c.kind.in_(kinds))
         .order_by(_job.c.run_at, _job.c.id)
         .limit(1)
     )
-
-
-@lru_cache(maxsize=64)
-def _looks(kinds: tuple[str, ...]) -> _Looks:
     free = (
         sa.select(_lane.c.lane)
-        .where(_lane.c.busy == NO, _lane.c.ready_at <= _now, _due_in(_lane.c.lane, kinds).exists())
+        .where(_lane.c.busy == NO, _lane.c.ready_at <= _now, due.exists())
         .order_by(_lane.c.ready_at)
         .limit(sa.bindparam("count", type_=sa.Integer))
     )
-    due = _due_in(sa.bindparam("lane", type_=sa.Text), kinds).with_for_update(skip_locked=True)
+    first_due = free.with_only_columns(due.scalar_subquery()).with_for_update(skip_locked=True, of=_lane)
     first = (
         sa.select(sa.func.min(_job.c.run_at))
         .where(_job.c.lane == _lane.c.lane, _job.c.state == QUEUED, _job.c.head == YES, _job.c.kind.in_(kinds))
@@ -93,8 +93,7 @@ def _looks(kinds: tuple[str, ...]) -> _Looks:
     soonest = ready.where(first.is_not(None)).order_by(_lane.c.ready_at).limit(LOOK_AHEAD).subquery()
     return _Looks(
         free,
-        free.with_for_update(skip_locked=True, of=_lane),
-        due.with_only_columns(_job.c.id, _job.c.scope_id),
+        first_due,
         sa.select(sa.func.min(soonest.c.run_at)),
         sa.select(sa.func.min(_job.c.lease_until)).where(_job.c.state == RUNNING, _job.c.kind.in_(kinds)),
     )
@@ -114,30 +113,31 @@ def any_to_claim(conn: sa.Connection, now: datetime, kinds: Sequence[str], lease
 def claim(tx: Tx, worker: str, kinds: Sequence[str], count: int, lease: float) -> list[Job]:
     """Requeue expired leases, then take one due job each of up to `count` free lanes, longest due first."""
     _requeue_expired(tx, lease)
-    looks = _looks(tuple(kinds))
-    lanes = tx.conn.execute(looks.free_locked, {"now": tx.now, "count": count}).scalars().all()
-    taken = [_take(tx, looks, lane, worker, lease) for lane in lanes]
-    ids = [job_id for job_id in taken if job_id is not None]
-    found = {row.id: rows.job_from(row) for row in tx.conn.execute(_of_ids, {"ids": ids})}
-    tx.touched.update(job.scope for job in found.values())
-    return [found[job_id] for job_id in ids]
-
-
-def _take(tx: Tx, looks: _Looks, lane: str, worker: str, lease: float) -> int | None:
-    if tx.conn.execute(_running_in, {"lane": lane}).first() is not None:  # taken between the two looks
-        return None
-    row = tx.conn.execute(looks.due, {"lane": lane, "now": tx.now}).first()
-    if row is None:
-        return None
+    tx.settle_lanes()
+    due = tx.conn.execute(_looks(tuple(kinds)).first_due, {"now": tx.now, "count": count}).scalars().all()
+    # asked again, now that their lanes are locked: another worker may have been here between the two looks
+    found = tx.conn.execute(_claimable, {"ids": due, "now": tx.now}).all()
+    if not found:
+        return []
     until = tx.now + timedelta(seconds=lease)
-    tx.conn.execute(_take_it, {"b_id": row.id, "b_worker": worker, "b_until": until})
-    jobs.settle(tx.conn, row.scope_id, lane)
-    return int(row.id)
+    tx.conn.execute(_take_them, {"b_ids": [row.id for row in found], "b_worker": worker, "b_until": until})
+    tx.lanes.update((row.lane, row.scope_id) for row in found)
+    taken = [_taken(row, worker) for row in found]
+    tx.touched.update(job.scope for job in taken)
+    return taken
+
+
+def _taken(row: rows.Row, worker: str) -> Job:
+    """The job as `_take_them` has left it."""
+    job = rows.job_from(row)
+    return replace(
+        job, state="running", key=None, waiting="", attempt=job.attempt + 1, fence=job.fence + 1, worker=worker
+    )
 
 
 def _requeue_expired(tx: Tx, lease: float) -> None:
     for row in tx.conn.execute(_all_expired, _clock(tx.now, lease)).all():
-        jobs.requeue(tx.conn, row, waiting="its worker was lost")
+        jobs.requeue(tx, row, waiting="its worker was lost")
         tx.touched.add(rows.job_from(row).scope)
 
 
@@ -147,7 +147,8 @@ def fix_window(tx: Tx, job: Job, window: Json) -> Job:
     if row.window is None:
         kept = checked_json(window, "window")
         tx.conn.execute(_fix_window, {"b_id": row.id, "b_window": kept})
-    return rows.job_from(tx.conn.execute(_of_ids, {"ids": [row.id]}).one())
+        return replace(job, window=kept)
+    return replace(job, window=row.window)
 
 
 def renew(tx: Tx, worker: str, held: Sequence[Job], lease: float) -> set[int]:
@@ -165,7 +166,7 @@ def postpone(tx: Tx, job: Job, *, delay: float, waiting: str, error: str, count_
     """Back to the queue; without `count_attempt` the attempt that the claim took is given back."""
     _, row = jobs.own(tx, job)
     jobs.requeue(
-        tx.conn,
+        tx,
         row,
         run_at=tx.now + timedelta(seconds=delay),
         waiting=jobs.plain(waiting),

@@ -27,6 +27,11 @@ _move_cursor = (
     .where(_chat.c.decided < sa.bindparam("b_decided"))
     .values(decided=sa.bindparam("b_decided"))
 )
+worked_off = (
+    sa.update(schema.receipt)
+    .where(schema.receipt.c.scope_id == sa.bindparam("b_scope"), schema.receipt.c.reply_id == sa.bindparam("b_reply"))
+    .values(worked=1)
+)
 _unfinished = (
     sa.select(_job.c.id, _job.c.window)
     .where(_job.c.scope_id == sa.bindparam("scope"), _job.c.kind == "remember", _job.c.chat_id == sa.bindparam("chat"))
@@ -61,7 +66,7 @@ def retry(tx: Tx, job_id: int, room: jobs.Room) -> Job:
     )
     if row.stream is not None:
         jobs.promote(held, row.stream)
-    jobs.settle(held.conn, held.id, row.lane)
+    held.lane_changed(row.lane)
     _resume_run(held, row)
     return _read(tx, job_id)
 
@@ -95,8 +100,7 @@ def _give_up(held: Held, row: rows.Row, state: str, error: str, room: jobs.Room)
         return
     jobs.end(held, row, state, **values)
     if row.reply_id is not None:  # else a sweep would make it again for ever
-        at = schema.receipt.c.scope_id == held.id, schema.receipt.c.reply_id == row.reply_id
-        held.conn.execute(sa.update(schema.receipt).where(*at).values(worked=1))
+        held.conn.execute(worked_off, {"b_scope": held.id, "b_reply": row.reply_id})
     _end_run(held, row, "failed" if state == "dead" else "cancelled", error)
 
 

@@ -146,7 +146,7 @@ def _delete_jobs(held: Held, chat_id: str) -> None:
     for row in touched:
         if row.stream is not None:
             jobs.promote(held, row.stream)
-        jobs.settle(held.conn, held.id, row.lane)
+        held.lane_changed(row.lane)
 
 
 def _only_resting_on(held: Held, gone: Sequence[str]) -> list[str]:

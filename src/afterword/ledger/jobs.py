@@ -6,15 +6,13 @@ each stream: so a claim costs the same whether one user has ten jobs waiting or 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from afterword.errors import LeaseLost, QueueFull
-from afterword.ledger import dialect, rows, schema
+from afterword.ledger import rows, schema
 from afterword.ledger.schema import QUEUED, RUNNING, YES
 from afterword.tracing import CAUSES
 
@@ -28,19 +26,16 @@ if TYPE_CHECKING:
 MOST_CAUSES = 16  # replies that a job which stands for several turns is linked to: the newest
 TEXT_LIMIT = 2000  # characters of an error or a reason that are kept
 GOES_IN_FOR_ANOTHER = frozenset(["run_id", "turn_ids"])  # what marks such jobs in their payload
+BELIEVED = 32  # jobs that one count lets in, at most
+KNOWN = 10_000  # users whose room is remembered
 
 _job = schema.job
-_lane = schema.lane
-_ready_at = (
-    sa.select(sa.func.min(_job.c.run_at))
-    .where(_job.c.lane == sa.bindparam("lane"), _job.c.state == QUEUED, _job.c.head == YES)
-    .scalar_subquery()
-)
-_busy = sa.select(sa.func.count()).where(_job.c.lane == sa.bindparam("lane"), _job.c.state == RUNNING).scalar_subquery()
-_lock_lane = sa.select(_lane.c.lane).where(_lane.c.lane == sa.bindparam("lane")).with_for_update()
 _depth = sa.select(sa.func.count()).where(_job.c.state == QUEUED)
 _own_depth = _depth.where(_job.c.scope_id == sa.bindparam("scope"))
-_insert = sa.insert(_job)
+_unfinished = sa.exists().where(
+    _job.c.scope_id == sa.bindparam("b_scope"), _job.c.stream == sa.bindparam("b_stream"), _job.c.finished_at.is_(None)
+)
+_insert = sa.insert(_job).values(head=sa.case((_unfinished, 0), else_=1))
 _update = sa.update(_job).where(_job.c.id == sa.bindparam("b_id"))
 _own_scope = _job.c.scope_id == sa.bindparam("scope")
 _of_stream = (
@@ -72,37 +67,50 @@ _of_head = sa.select(_job.c.id, _job.c.lane).where(
 )
 
 
-@dataclass(frozen=True, slots=True)
 class Room:
-    """How many jobs may wait, over all and for one user."""
+    """How many jobs may wait, over all and for one user.
 
-    jobs: int
-    of_scope: int
+    Counting them costs more than putting one does. So one count lets in several of the jobs that it found room for, and
+    where the room is nearly gone each is counted for. One process never overruns a limit by this; several may, each by
+    less than `BELIEVED`, since they don't see what the others have let in meanwhile.
+    """
+
+    def __init__(self, jobs: int, of_scope: int) -> None:
+        self._jobs = jobs
+        self._of_scope = of_scope
+        self._left: dict[
+            int | None, int
+        ] = {}  # jobs that the last count still lets in; by the scope's number, None: all
 
     def check(self, held: Held) -> None:
         """Raise `QueueFull` when there is no room for one more job of this user."""
-        if (held.conn.execute(_own_depth, {"scope": held.id}).scalar() or 0) >= self.of_scope:
-            raise QueueFull(f"{self.of_scope:,} jobs of this user wait already (max_waiting_jobs_per_user): try later")
-        if (held.conn.execute(_depth).scalar() or 0) >= self.jobs:
-            raise QueueFull(f"{self.jobs:,} jobs wait already (max_waiting_jobs): try later")
+        if not self._takes(held.conn, held.id, self._of_scope):
+            raise QueueFull(f"{self._of_scope:,} jobs of this user wait already (max_waiting_jobs_per_user): try later")
+        if not self._takes(held.conn, None, self._jobs):
+            raise QueueFull(f"{self._jobs:,} jobs wait already (max_waiting_jobs): try later")
+
+    def _takes(self, conn: sa.Connection, scope_id: int | None, most: int) -> bool:
+        left = self._left.get(scope_id, 0)
+        if not left:
+            free = most - _waiting(conn, scope_id)
+            if free <= 0:
+                return False
+            left = max(1, min(BELIEVED, free // 2))
+        if len(self._left) >= KNOWN:
+            self._left.clear()
+        self._left[scope_id] = left - 1
+        return True
+
+
+def _waiting(conn: sa.Connection, scope_id: int | None) -> int:
+    if scope_id is None:
+        return conn.execute(_depth).scalar() or 0
+    return conn.execute(_own_depth, {"scope": scope_id}).scalar() or 0
 
 
 def plain(text: str) -> str:
     """`text` as any database can keep it, not longer than what a person reads."""
     return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")[:TEXT_LIMIT]
-
-
-def settle(conn: sa.Connection, scope_id: int, lane: str) -> None:
-    """Bring the lane's row up to its jobs. To be called after each change of a job's state, time or head."""
-    if conn.dialect.name == "postgresql":  # a claim may hold it: look at the jobs only when it is through
-        conn.execute(_lock_lane, {"lane": lane})
-    conn.execute(_settling(conn.dialect.name), {"lane": lane, "scope_id": scope_id})
-
-
-@cache
-def _settling(name: str) -> sa.Insert:
-    now = {"lane": sa.bindparam("lane"), "scope_id": sa.bindparam("scope_id"), "ready_at": _ready_at, "busy": _busy}
-    return dialect.upsert_of(name, _lane, ("lane",), ("ready_at", "busy")).values(**now)
 
 
 # ── putting ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -123,7 +131,7 @@ def put(held: Held, new: NewJob, room: Room | None) -> int:
     values = _values(held, new, run_at)
     key = held.conn.execute(_insert, values).inserted_primary_key
     assert key is not None
-    settle(held.conn, held.id, new.lane)
+    held.lane_changed(new.lane)
     return int(key[0])
 
 
@@ -142,7 +150,8 @@ def _values(held: Held, new: NewJob, run_at: datetime) -> dict[str, Any]:
         "reply_id": payload.get("reply_id"),
         "run_id": payload.get("run_id"),
         "state": "queued",
-        "head": int(new.stream is None or not _unfinished(held, new.stream)),
+        "b_scope": held.id,
+        "b_stream": new.stream,
         "attempt": 0,
         "fence": 0,
         "run_at": run_at if latest is None else min(run_at, latest),
@@ -152,10 +161,6 @@ def _values(held: Held, new: NewJob, run_at: datetime) -> dict[str, Any]:
         "waiting": "debounce" if new.delay > 0 else "",
         "error": "",
     }
-
-
-def _unfinished(held: Held, stream: str) -> bool:
-    return held.conn.execute(_of_stream, {"scope": held.id, "stream": stream}).first() is not None
 
 
 def _slide(held: Held, new: NewJob, run_at: datetime) -> int | None:
@@ -171,7 +176,7 @@ def _slide(held: Held, new: NewJob, run_at: datetime) -> int | None:
     held.conn.execute(
         _update, {"b_id": row.id, "run_at": moved, "delay": new.delay, "payload": payload, "waiting": waiting}
     )
-    settle(held.conn, held.id, new.lane)
+    held.lane_changed(new.lane)
     return int(row.id)
 
 
@@ -183,7 +188,7 @@ def slide_remember(held: Held, chat_id: str) -> None:
     run_at = max(row.run_at, held.now + timedelta(seconds=row.delay))
     moved = run_at if row.latest is None else min(run_at, row.latest)
     held.conn.execute(_update, {"b_id": row.id, "run_at": moved})
-    settle(held.conn, held.id, row.lane)
+    held.lane_changed(row.lane)
 
 
 def follow(held: Held, new: Sequence[NewJob], room: Room) -> list[int]:
@@ -221,24 +226,24 @@ def end(held: Held, row: rows.Row, state: str, **values: Any) -> None:
     held.conn.execute(_update, {"b_id": row.id, **ended})
     if row.stream is not None:
         promote(held, row.stream)
-    settle(held.conn, held.id, row.lane)
+    held.lane_changed(row.lane)
 
 
 def promote(held: Held, stream: str) -> None:
-    """Make the first unfinished job of the stream its head, and no other; `settle` their lanes."""
+    """Make the first unfinished job of the stream its head, and no other."""
     names = {"scope": held.id, "stream": stream}
     first = held.conn.execute(_of_stream, names).first()
     if first is None or first.head:
         return
     for other in held.conn.execute(_of_head, names).all():
         held.conn.execute(_update, {"b_id": other.id, "head": 0})
-        settle(held.conn, held.id, other.lane)
+        held.lane_changed(other.lane)
     held.conn.execute(_update, {"b_id": first.id, "head": 1})
-    settle(held.conn, held.id, first.lane)
+    held.lane_changed(first.lane)
 
 
-def requeue(conn: sa.Connection, row: rows.Row, **values: Any) -> None:
+def requeue(tx: Tx, row: rows.Row, **values: Any) -> None:
     """A running job waits again. Its key was given up at the claim, so it stands beside a newer one of that key."""
     back = {"state": "queued", "worker": None, "lease_until": None, **values}
-    conn.execute(_update, {"b_id": row.id, **back})
-    settle(conn, row.scope_id, row.lane)
+    tx.conn.execute(_update, {"b_id": row.id, **back})
+    tx.lanes[row.lane] = row.scope_id

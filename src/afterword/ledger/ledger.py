@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from afterword.plan import Plan
-    from afterword.ports import Clock, Offload, Queue
+    from afterword.ports import Clock, Offload, Opening, Queue
     from afterword.records import Job, Json, NewJob, NewReply, NewTurn, Receipt, Ref, Run, Scope, Turn
 
 AT_ONCE = 200  # turns written in one transaction, so that a long import lets replies in between
@@ -86,6 +86,11 @@ class SqlLedger(SqlReads):
         self, scope: Scope, part: Sequence[turns.Prepared], follow: Sequence[NewJob], rank: Rank, *, fresh: bool
     ) -> tuple[list[Turn], bool]:
         return await self._db.write(lambda tx: turns.accept(tx, scope, part, follow, self._room, fresh=fresh), rank)
+
+    async def begin(self, scope: Scope, turn: NewTurn, jobs_: Sequence[NewJob], most: int) -> Opening:
+        (tokens,) = await self._tokens([labelled(turn.speaker, turn.text)])
+        ready = turns.prepare(turn, tokens)
+        return await self._db.write(lambda tx: turns.begin(tx, scope, ready, jobs_, self._room, most), Rank.REPLY)
 
     async def answer(
         self, scope: Scope, epoch: int, reply: NewReply, receipt: Receipt, jobs_: Sequence[NewJob] = ()

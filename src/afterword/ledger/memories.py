@@ -25,6 +25,7 @@ _all = sa.select(*rows.memory_columns).join_from(_memory, _version, _same)
 _newest = _all.where(_version.c.version == _memory.c.version)
 _current = _newest.where(_memory.c.retired.is_(None))
 _ids: sa.BindParameter[str] = sa.bindparam("ids", expanding=True)
+_one = _newest.where(_memory.c.scope_id == sa.bindparam("scope"), _memory.c.id == sa.bindparam("record"))
 _of_ids = _current.where(_memory.c.scope_id == sa.bindparam("scope"), _memory.c.id.in_(_ids))
 _turns_of_ids = sa.select(*rows.turn_columns).where(
     schema.turn.c.scope_id == sa.bindparam("scope"), schema.turn.c.id.in_(_ids), schema.turn.c.searchable == 1
@@ -55,7 +56,7 @@ def read(conn: sa.Connection, scope_id: int, refs: Sequence[Ref]) -> dict[Ref, T
 
 
 def memory(conn: sa.Connection, scope_id: int, record: str) -> MemoryRecord:
-    row = conn.execute(_newest.where(_memory.c.scope_id == scope_id, _memory.c.id == record)).first()
+    row = conn.execute(_one, {"scope": scope_id, "record": record}).first()
     if row is None:
         raise NotFound(f"no memory {record} of this user")
     return rows.memory_from(row)

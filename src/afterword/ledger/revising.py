@@ -28,6 +28,9 @@ VECTOR_DATA = ("version", "windows", "dim", "data")
 _insert_memory = sa.insert(_memory)
 _insert_version = sa.insert(_version)
 _insert_entry = sa.insert(_entry)
+_used = sa.update(_memory).where(
+    _memory.c.scope_id == sa.bindparam("b_scope"), _memory.c.id == sa.bindparam("b_record")
+)
 _embedded = (
     sa.update(_entry)
     .where(_entry.c.scope_id == sa.bindparam("b_scope"), _entry.c.record == sa.bindparam("b_record"))
@@ -157,8 +160,8 @@ def retire(held: Held, change: Retire) -> None:
 
 def strengthen(held: Held, change: Strengthen) -> None:
     """Of what is gone: nothing."""
-    at = _memory.c.scope_id == held.id, _memory.c.id == change.record
-    held.conn.execute(sa.update(_memory).where(*at).values(strength=change.strength, used_at=change.at))
+    at = {"b_scope": held.id, "b_record": change.record}
+    held.conn.execute(_used, {**at, "strength": change.strength, "used_at": change.at})
 
 
 def check_dimensions(held: Held, change: StoreVectors, known: dict[str, int]) -> None:

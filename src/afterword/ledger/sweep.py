@@ -68,7 +68,7 @@ def make_due(tx: Tx, ids: Sequence[int]) -> int:
     for row in waiting:
         due = {"run_at": tx.now, "created_at": tx.now, "latest": None}
         tx.conn.execute(sa.update(_job).where(_job.c.id == row.id).values(**due))
-        jobs.settle(tx.conn, row.scope_id, row.lane)
+        tx.lanes[row.lane] = row.scope_id
     return len(waiting)
 
 

@@ -104,11 +104,20 @@ def turn(conn: sa.Connection, scope_id: int, turn_id: str) -> Turn:
 
 def opening(conn: sa.Connection, scope_id: int, turn_id: str, most: int) -> Opening:
     asked = turn(conn, scope_id, turn_id)
+    epoch = shadow.state(conn, scope_id).epoch
+    return Opening(epoch, asked, reply_to(conn, scope_id, turn_id), before(conn, scope_id, asked, most))
+
+
+def reply_to(conn: sa.Connection, scope_id: int, turn_id: str) -> Turn | None:
     row = conn.execute(_reply, {"scope": scope_id, "turn": turn_id}).first()
-    reply = None if row is None else rows.turn_from(row)
-    first, last = max(0, asked.position - most), asked.position - 1
-    before = turns(conn, scope_id, asked.chat_id, first, last, most) if asked.position else []
-    return Opening(shadow.state(conn, scope_id).epoch, asked, reply, tuple(before))
+    return None if row is None else rows.turn_from(row)
+
+
+def before(conn: sa.Connection, scope_id: int, asked: Turn, most: int) -> tuple[Turn, ...]:
+    """At most `most` turns before this one in its chat, oldest first."""
+    if not asked.position:
+        return ()
+    return tuple(turns(conn, scope_id, asked.chat_id, max(0, asked.position - most), asked.position - 1, most))
 
 
 def receipt(conn: sa.Connection, scope_id: int, reply_id: str) -> Receipt | None:

@@ -11,8 +11,9 @@ import sqlalchemy as sa
 
 from afterword.errors import EpochChanged, InvalidInput
 from afterword.language.tokens import TOKENIZER_VERSION
-from afterword.ledger import dialect, erase, jobs, rows, schema
+from afterword.ledger import dialect, erase, jobs, rows, schema, turn_reads
 from afterword.ledger.tx import Held, Tx, chunks
+from afterword.ports import Opening
 from afterword.records import Turn
 
 if TYPE_CHECKING:
@@ -109,6 +110,14 @@ def accept(
     if added or fresh:
         jobs.follow(held, follow, room)
     return stored, bool(added)
+
+
+def begin(tx: Tx, scope: Scope, new: Prepared, follow: Sequence[NewJob], room: jobs.Room, most: int) -> Opening:
+    """Store a turn, and read what its reply starts from while its scope is held anyway."""
+    (turn,), added = accept(tx, scope, [new], follow, room, fresh=False)
+    held = tx.hold(scope)
+    reply = None if added else turn_reads.reply_to(held.conn, held.id, turn.id)
+    return Opening(held.epoch, turn, reply, turn_reads.before(held.conn, held.id, turn, most))
 
 
 def known_turns(conn: sa.Connection, scope_id: int, new: Sequence[Prepared]) -> dict[str, Turn]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import sqlalchemy as sa
 
 from afterword.errors import EpochChanged
-from afterword.ledger import dialect, schema
+from afterword.ledger import dialect, lane_rows, schema
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,6 +68,10 @@ class Held:
         if self.epoch != epoch:
             raise EpochChanged("this user's memory was reset while the work was under way")
 
+    def lane_changed(self, lane: str) -> None:
+        """To be called for each change of a job's state, time or head."""
+        self.tx.lanes[lane] = self.id
+
     def flush(self) -> None:
         """Write the numbered changes; an older change of the same record has done its duty and is replaced."""
         if self.rows:
@@ -87,6 +91,7 @@ class Tx:
     now: datetime
     held: dict[Scope, Held] = field(default_factory=dict)
     touched: set[Scope] = field(default_factory=set)  # scopes whose watchers are woken after the commit
+    lanes: dict[str, int] = field(default_factory=dict)  # whose jobs changed, each with its scope's number
 
     def hold(self, scope: Scope) -> Held:
         """Lock the scope's row (made if there is none) and wake its watchers after the commit."""
@@ -105,6 +110,13 @@ class Tx:
         return Held(self, scope, row.id, row.seq, row.epoch, row.model, row.utc_offset)
 
     def flush(self) -> None:
-        """Before the commit: write what the held scopes have numbered."""
+        """Before the commit: write what the held scopes have numbered, and what became of lanes."""
         for held in self.held.values():
             held.flush()
+        self.settle_lanes()
+
+    def settle_lanes(self) -> None:
+        """Once for each lane, however many of its jobs changed."""
+        if self.lanes:
+            lane_rows.settle(self.conn, self.lanes)
+            self.lanes.clear()

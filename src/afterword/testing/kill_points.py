@@ -189,8 +189,8 @@ class _WatchedLLM(_Watched):
 
 
 def watched_ledger(ledger: Ledger, switch: KillSwitch) -> Ledger:
-    """The ledger, its writes watched: `accept`, `apply:remember` …"""
-    return cast("Ledger", _Watched(ledger, switch, {name: name for name in LEDGER}))
+    """The ledger, its writes watched: `accept` (a chat's `begin` too), `apply:remember` …"""
+    return cast("Ledger", _Watched(ledger, switch, {**{name: name for name in LEDGER}, "begin": "accept"}))
 
 
 def watched_index(index: Index, switch: KillSwitch) -> Index:
