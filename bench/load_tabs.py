@@ -2,8 +2,8 @@
 
     python -m bench.load_tabs --url http://127.0.0.1:7860 --tabs 500 --active 200 --messages 2 --seconds 60
 
-A tab holds Gradio's heartbeat and, where the page has them, the news of its user's changes; at each piece of news it
-looks at the page anew, one look at a time. Prints one JSON object.
+A tab holds Gradio's heartbeat and, where the page has them, the news of its user's changes; at each piece of news, and
+when a reply has ended, it looks anew at what changed, one look at a time. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -47,7 +47,12 @@ class Tab:
         self.one_reply_at_a_time = asyncio.Lock()  # the page sends the next message when the reply has ended
         self._tabs = tabs
         self._have: dict[str, str] = {}
+        self._transcript = ""
+        self._live: str | None = None  # the message that was being answered when it last looked
+        self._changed: set[str] = set()  # what the next look is for
         self._news = asyncio.Event()
+        self._looking = asyncio.Lock()
+        self._rested = 0.0  # when news may lead to the next look
 
     async def heartbeat(self) -> None:
         async with self._tabs.client.stream("GET", f"/gradio_api/heartbeat/{self.session}") as stream:
@@ -60,25 +65,45 @@ class Tab:
         async with self._tabs.client.stream("GET", "/events", params={"user_id": self.user}) as stream:
             stream.raise_for_status()
             async for line in stream.aiter_lines():
-                if line.startswith("event: changed"):
+                if line.startswith("data: "):
                     self._tabs.news_came += 1
+                    self._changed |= set(json.loads(line[6:])["what"])
                     self._news.set()
 
     async def look(self) -> None:
-        """Look after each news; news during a look become one more."""
+        """Look after each news, unless a look since has seen it; news during a look become one more."""
         while True:
             await self._news.wait()
+            await asyncio.sleep(max(0.0, self._rested - time.perf_counter()))
             self._news.clear()
+            if self._changed:
+                await self.refresh()
+
+    async def settled(self, turn_id: str) -> None:
+        """The reply has ended: look at it, unless its news were quicker."""
+        async with self._looking:
+            shown = f'data-reply-to="{turn_id}"' in self._transcript
+        if self._tabs.news and not shown:
+            await self.refresh("turns", "jobs")
+
+    async def refresh(self, *news: str) -> None:
+        """A look at what changed, after the one that is under way."""
+        self._changed |= set(news)
+        async with self._looking:
             began = time.perf_counter()
             try:
-                await self._look()
+                while self._changed:
+                    await self._look()
             except httpx.HTTPError as error:
                 self._tabs.failed.append(f"look: {error!r}")
-            await asyncio.sleep(min(REST_MOST, max(REST, 3 * (time.perf_counter() - began))))
+            took = time.perf_counter() - began
+            self._rested = began + took + min(REST_MOST, max(REST, 3 * took))
 
     async def _look(self) -> None:
+        news = sorted(self._changed)
+        self._changed.clear()
         asked = {"do": "look", "user": self.user, "chat": "bench", "lang": "en", "offset": 0, "tab": "episodic"}
-        data = {**asked, "turns": 60, "memories": 100, "have": self._have}
+        data = {**asked, "turns": 60, "memories": 100, "have": self._have, "news": news}
         body = {"data": data, "session_hash": self.session, "component_id": self._tabs.ours, "fn_name": "call"}
         began = time.perf_counter()
         answer = (await self._tabs.client.post("/gradio_api/component_server", json=body)).raise_for_status().json()
@@ -87,6 +112,10 @@ class Tab:
             self._tabs.failed.append(f"look: {json.dumps(answer)[:200]}")
             return
         self._have.update({name: part["tag"] for name, part in answer["parts"].items()})
+        self._transcript = answer["parts"].get("transcript", {}).get("html", self._transcript)
+        if answer["live"] != self._live and "turns" not in news:
+            self._changed.add("turns")
+        self._live = answer["live"]
 
 
 async def _kept(work: Any, tabs: Tabs) -> None:
@@ -136,7 +165,9 @@ async def drive(arguments: argparse.Namespace) -> dict[str, Any]:
             await asyncio.sleep(max(0.0, began + moment - time.perf_counter()))
             tab, text = all_tabs[number], f"In year {2000 + place} I bought boat {number}-{place}."
             async with tab.one_reply_at_a_time:
-                return await say(client, event, tab.user, text, [tab.session])
+                said = await say(client, event, tab.user, text, [tab.session], turn_id := uuid4().hex)
+                await tab.settled(turn_id)
+                return said
 
         moments = [
             (number, place, chance.uniform(place, place + 1) * arguments.seconds / arguments.messages)

@@ -28,20 +28,24 @@ async def event_number(client: httpx.AsyncClient) -> int:
     raise SystemExit("the page has no event named `ask`")
 
 
-async def say(client: httpx.AsyncClient, event: int, user: str, text: str, free: list[str]) -> tuple[float, float]:
+async def say(
+    client: httpx.AsyncClient, event: int, user: str, text: str, free: list[str], turn_id: str = ""
+) -> tuple[float, float]:
     """Send one message as the page does; seconds to the first piece and to the end.
 
     `free` are the sessions (open tabs) of this user that wait for no reply: one is used again, as a tab is.
     """
     session = free.pop() if free else uuid4().hex
     try:
-        return await _say(client, event, user, text, session)
+        return await _say(client, event, user, text, session, turn_id or uuid4().hex)
     finally:
         free.append(session)
 
 
-async def _say(client: httpx.AsyncClient, event: int, user: str, text: str, session: str) -> tuple[float, float]:
-    asked = {"user": user, "chat": "bench", "text": text, "id": uuid4().hex, "offset": 0, "language": "en"}
+async def _say(
+    client: httpx.AsyncClient, event: int, user: str, text: str, session: str, turn_id: str
+) -> tuple[float, float]:
+    asked = {"user": user, "chat": "bench", "text": text, "id": turn_id, "offset": 0, "language": "en"}
     began = time.perf_counter()
     body = {"data": [asked], "fn_index": event, "session_hash": session, "event_data": None, "trigger_id": None}
     (await client.post("/gradio_api/queue/join", json=body)).raise_for_status()

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from afterword.errors import LLMUnavailable
+from afterword.glance import EVERYTHING
 from afterword.interfaces.holder import MemoryHolder
 from afterword.interfaces.http import create_app
 from afterword.interfaces.server import Door
@@ -247,6 +248,7 @@ async def test_a_background_write_is_heard_at_once_by_its_user_only(
             hers, bobs = events(mine), events(others)
             first = await anext(hers)
             assert first.name == "changed"
+            assert set(first.data["what"]) == EVERYTHING
             assert (await anext(bobs)).data["seq"] == 0
             await memory.submit("I moved to Oslo.", "ann")
             while (await anext(hers)).data["seq"] <= first.data["seq"]:

@@ -35,7 +35,7 @@ async def test_another_ledgers_write_wakes_the_watch_of_its_scope_only(house: Ho
     with house.ledger.watch(ANN) as ann, house.ledger.watch(BEN) as ben:
         await other.accept(ANN, [NewTurn("c", "user", "hi")])
         with anyio.fail_after(10):
-            await ann.changed()
+            assert await ann.changed() == {"turns", "jobs"}
         with anyio.move_on_after(0.2) as quiet:
             await ben.changed()
     assert quiet.cancelled_caught

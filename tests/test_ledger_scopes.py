@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from afterword.errors import AfterwordError, EpochChanged, NotFound, VersionConflict
+from afterword.glance import EVERYTHING, Glance, Panel, Sought, Talk, Work
 from afterword.lanes import consolidate_job, embed_job, remember_job
 from afterword.plan import Erase, Plan, Retire, Revise
 from afterword.ports import JobFilter, Ledger
@@ -62,7 +63,9 @@ async def furnished(house: House) -> Owned:
     return Owned(turn.id, reply.id, ref, memory.job_id)
 
 
-NOTHING: list[Any] = [None, [], {}, (0, 0), 0, (ScopeState(0, 0, None), []), ScopeState(0, 0, None)]
+SOUGHT = Sought(EVERYTHING, "c", 5, "episodic", 5, START, backlog=False)
+EMPTY = Glance(Talk([], []), Panel([], {"episodic": 0, "semantic": 0}), Work([], {}, 0), [])
+NOTHING: list[Any] = [None, [], {}, (0, 0), 0, (ScopeState(0, 0, None), []), ScopeState(0, 0, None), EMPTY]
 Look = Callable[[Ledger, Scope, Owned], Awaitable[object]]
 LOOKS: dict[str, Look] = {
     "state": lambda ledger, scope, own: ledger.state(scope),
@@ -91,6 +94,7 @@ LOOKS: dict[str, Look] = {
     "job_counts": lambda ledger, scope, own: ledger.job_counts(scope),
     "runs": lambda ledger, scope, own: ledger.runs(scope),
     "consolidated_to": lambda ledger, scope, own: ledger.consolidated_to(scope),
+    "glance": lambda ledger, scope, own: ledger.glance(scope, SOUGHT),
     "waiting": lambda ledger, scope, own: ledger.waiting(scope),
 }
 WRITES: dict[str, Look] = {

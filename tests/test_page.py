@@ -35,7 +35,6 @@ from afterword.records import (
     Ref,
     Run,
     Scope,
-    Status,
     Turn,
 )
 from afterword.reply import Reply
@@ -88,7 +87,7 @@ def rendered_evil() -> list[str]:
         strip_html([job("dead", error=EVIL), job("queued", 2, kind=EVIL, waiting=EVIL)], {"dead": 1}, asked, NOW),
         runs_html([Run("r", "consolidate", "running", 1, 3, EVIL, NOW)], asked),
         runs_html([Run("r", "consolidate", "failed", 1, 3, EVIL, NOW, NOW)], asked),
-        banner_html(Status("m", None, "exact", backlog_turns=2, trouble=(EVIL,)), asked),
+        banner_html("m", 2, (EVIL,), asked),
     ]
 
 
@@ -255,12 +254,12 @@ def test_a_run_shows_its_progress() -> None:
 
 
 def test_without_an_llm_the_banner_names_the_line_that_adds_one() -> None:
-    assert "DEEPSEEK_API_KEY=" in banner_html(Status(None, None, "exact"), Asked())
-    assert banner_html(Status("m", None, "exact"), Asked()) == ""
+    assert "DEEPSEEK_API_KEY=" in banner_html(None, 0, (), Asked())
+    assert banner_html("m", 0, (), Asked()) == ""
 
 
 def test_a_backlog_is_told_with_its_size_and_a_button() -> None:
-    html = banner_html(Status("m", None, "exact", backlog_turns=212), Asked())
+    html = banner_html("m", 212, (), Asked())
     assert "212" in html
     assert 'data-do="backfill"' in html
 

@@ -34,6 +34,7 @@ from afterword.records import (
 )
 
 if TYPE_CHECKING:
+    from afterword.glance import Glance, News, Sought
     from afterword.plan import Vectors
 
 
@@ -117,9 +118,11 @@ class Opening:
 
 
 class Watch(Protocol):
-    """Wakes when something changed, in this process or another. Several changes may become one waking."""
+    """Wakes when something changed, in this process or another, and says what. Several changes may become one waking."""
 
-    async def changed(self) -> None: ...
+    async def changed(self) -> frozenset[News]:
+        """What may have changed since. Everything, where it isn't known; nothing, where it was nothing that is shown."""
+        ...
 
 
 class Reads(Protocol):
@@ -232,6 +235,14 @@ class Reads(Protocol):
 
     async def consolidated_to(self, scope: Scope) -> int:
         """The highest `Progress.cursor` that a consolidation of this scope has reached (0: none)."""
+        ...
+
+    async def backlog(self) -> int:
+        """Turns of all users that were decided by rules only; counted no further than an operator needs to know."""
+        ...
+
+    async def glance(self, scope: Scope, sought: Sought) -> Glance:
+        """What a page shows of a scope, read at one moment, as far as it is sought."""
         ...
 
     def watch(self, scope: Scope | None) -> AbstractContextManager[Watch]:

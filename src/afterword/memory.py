@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from afterword.consolidate import first_job
 from afterword.context.briefing import Briefing, Wanted
 from afterword.errors import InvalidInput, NotFound
+from afterword.glance import EVERYTHING
 from afterword.lanes import backfill_job
 from afterword.plan import Erase, Plan, Revise
 from afterword.ports import Decision, JobFilter
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from afterword.chat import Chats, OpenTurn
+    from afterword.glance import Glance, News, Sought
     from afterword.intake import Intake
     from afterword.limits import Gate
     from afterword.observing import Watch
@@ -73,6 +75,7 @@ class AsyncMemory:
         worker: Worker,
         clock: Clock,
         status: Callable[[], Awaitable[Status]],
+        llm: str | None,
         watch: Watch,
         gate: Gate,
     ) -> None:
@@ -80,6 +83,7 @@ class AsyncMemory:
         self.index = index
         self.worker = worker
         self.watch = watch
+        self.llm = llm  # its name; None: replies quote
         self._gate = gate
         self._tenant = tenant
         self._recall = recall
@@ -349,12 +353,19 @@ class AsyncMemory:
         """Consolidations, re-embeddings and backfills, newest first."""
         return await self.ledger.runs(self.scope(user_id), kind)
 
-    async def events(self, user_id: str) -> AsyncIterator[None]:
-        """Wakes at once, and then whenever something of this user changed; read what you need again."""
+    async def glance(self, user_id: str, sought: Sought) -> Glance:
+        """What a page shows of this user, read at one moment."""
+        if sought.chat_id:
+            checked_id(sought.chat_id, "chat_id")
+        return await self.ledger.glance(self.scope(user_id), sought)
+
+    async def events(self, user_id: str) -> AsyncIterator[frozenset[News]]:
+        """Wakes at once, and then whenever something of this user changed, with what it may have been: read that again."""
         with self.ledger.watch(self.scope(user_id)) as watch:
+            news = EVERYTHING
             while True:
-                yield None
-                await watch.changed()
+                yield news
+                news = await watch.changed()
 
     @property
     def replying(self) -> bool:

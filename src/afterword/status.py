@@ -11,15 +11,12 @@ if TYPE_CHECKING:
     from afterword.ports import LLM, Embedder, Index, Ledger
     from afterword.worker import Worker
 
-BACKLOG_LOOK = 1000  # decisions of rules
-
 
 def status_of(
     ledger: Ledger, index: Index, llm: LLM, embedder: Embedder | None, worker: Worker
 ) -> Callable[[], Awaitable[Status]]:
     async def status() -> Status:
         queue = await ledger.queue()
-        left = await ledger.rule_decisions(None, BACKLOG_LOOK)
         return Status(
             llm=None if llm.quotes else llm.model,
             embedder=embedder.model if embedder else None,
@@ -27,7 +24,7 @@ def status_of(
             waiting=queue.count("queued"),
             running=queue.count("running"),
             dead=queue.count("dead"),
-            backlog_turns=sum((d.last or 0) - (d.first or 0) + 1 for _, d in left),
+            backlog_turns=await ledger.backlog(),
             trouble=worker.trouble,
         )
 

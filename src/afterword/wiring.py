@@ -87,9 +87,7 @@ async def _wire(settings: Settings, parts: Parts, run_worker: bool, stack: Async
     ledger = watched_ledger(reads, watch)
     llm, decider, embedder = watch.models(*await _models(settings, parts, stack))
     parts = _with_reranker(settings, parts, stack)
-    index = parts.around.index(_index(settings, reads, offload, clock))
-    stack.push_async_callback(index.aclose)
-    await index.open()
+    index = await _opened_index(settings, parts, reads, offload, clock, stack)
     desk = Desk(reads, decider, embedder, offload, clock, _policy(settings))
     worker = _worker(settings, ledger, index, desk, parts.memory, watch)
     if run_worker:
@@ -110,9 +108,19 @@ async def _wire(settings: Settings, parts: Parts, run_worker: bool, stack: Async
         worker=worker,
         clock=clock,
         status=status_of(ledger, index, llm, embedder, worker),
+        llm=None if llm.quotes else llm.model,
         watch=watch,
         gate=Gate(_limits(settings), ledger, clock, watch.meter),
     )
+
+
+async def _opened_index(
+    settings: Settings, parts: Parts, reads: Ledger, offload: Pools, clock: Clock, stack: AsyncExitStack
+) -> Index:
+    index = parts.around.index(_index(settings, reads, offload, clock))
+    stack.push_async_callback(index.aclose)
+    await index.open()
+    return index
 
 
 def _limits(settings: Settings) -> Limits:

@@ -11,6 +11,7 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -21,6 +22,7 @@ from afterword.errors import IndexUnavailable
 from afterword.interfaces.http import create_app
 from afterword.interfaces.page import mount_page
 from afterword.memory import AsyncMemory
+from afterword.plan import Insert, Plan
 from afterword.ports import Candidates, Index, Query
 from afterword.records import Scope
 from afterword.settings import Settings
@@ -114,6 +116,12 @@ class House:
             raise AssertionError("unreachable")
 
         return self.run(wait(), seconds)
+
+    async def elsewhere(self, user: str, text: str) -> None:
+        """A memory that another process writes: it has the same ledger, and tells nobody here."""
+        wrote = Insert("episodic", text, datetime.now(UTC), 0, (), "import")
+        async with open_memory(self._settings, llm=self.llm, run_worker=False) as other:
+            await other.ledger.edit(other.scope(user), Plan((wrote,)))
 
     def _peek(self) -> AsyncMemory | None:
         return self.memory if self.ready else None

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from afterword.errors import AfterwordError
+from afterword.glance import EVERYTHING, News
 from afterword.interfaces.forms import as_json, receipt_json
 
 if TYPE_CHECKING:
     from afterword.interfaces.holder import MemoryHolder
     from afterword.memory import AsyncMemory
+    from afterword.ports import Watch
     from afterword.reply import Reply
 
 PING = 15.0  # seconds
+GATHERED = 1.0  # seconds that news of jobs alone wait for more
+JOBS: frozenset[News] = frozenset({"jobs"})
 CLEANUP = 1.0  # seconds that a generator gets to end after its client has gone
 
 
@@ -52,7 +56,8 @@ async def _receipt(memory: AsyncMemory, user_id: str, reply_id: str | None) -> A
 
 
 def news_stream(holder: MemoryHolder, user_id: str) -> EventSourceResponse:
-    """`changed` with the user's change counter, now and after each change; ends when the server stops."""
+    """`changed` with the user's change counter and what may have changed (all of it at first), now and after each change;
+    ends when the server stops."""
     return EventSourceResponse(_news(holder, user_id), ping=PING, cleanup_timeout=CLEANUP)
 
 
@@ -60,30 +65,36 @@ async def _news(holder: MemoryHolder, user_id: str) -> AsyncIterator[ServerSentE
     memory = holder.get()
     scope = memory.scope(user_id)
     closing = asyncio.ensure_future(holder.closing.wait())
-    wakes = memory.events(user_id)
+    news = EVERYTHING
     try:
-        while await _next_before(wakes, closing):
-            state = await memory.ledger.state(scope)
-            yield event("changed", seq=state.seq, epoch=state.epoch)
+        with memory.ledger.watch(scope) as watch:
+            while not closing.done():
+                if news:
+                    state = await memory.ledger.state(scope)
+                    yield event("changed", seq=state.seq, epoch=state.epoch, what=sorted(news))
+                news = await _gathered(watch, closing)
     finally:
         closing.cancel()
-        if isinstance(wakes, AsyncGenerator):
-            await wakes.aclose()
 
 
-async def _next_before(wakes: AsyncIterator[None], closing: asyncio.Future[Any]) -> bool:
-    """Whether the next wake came before the end of the server."""
-    wake = asyncio.ensure_future(_wake(wakes))
+async def _gathered(watch: Watch, closing: asyncio.Future[Any]) -> frozenset[News]:
+    """The next news. A job that is put, claimed and done is three of them, mostly before anybody could read the first:
+    news of jobs alone wait a moment for more."""
+    news = await _next(watch, closing, None)
+    time = asyncio.get_running_loop().time
+    ends = time() + GATHERED
+    while news == JOBS and (left := ends - time()) > 0 and not closing.done():
+        news |= await _next(watch, closing, left)
+    return news
+
+
+async def _next(watch: Watch, closing: asyncio.Future[Any], seconds: float | None) -> frozenset[News]:
+    """What changes next; nothing, where the time is over or the server stops before."""
+    change = asyncio.ensure_future(watch.changed())
     try:
-        await asyncio.wait({wake, closing}, return_when=asyncio.FIRST_COMPLETED)
-        return wake.done() and not closing.done() and wake.result()
+        await asyncio.wait({change, closing}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        return change.result() if change.done() else frozenset()
     finally:
-        if not wake.done():
-            wake.cancel()
-            await asyncio.wait({wake})
-
-
-async def _wake(wakes: AsyncIterator[None]) -> bool:
-    async for _ in wakes:
-        return True
-    return False
+        if not change.done():
+            change.cancel()
+            await asyncio.wait({change})

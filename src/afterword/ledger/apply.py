@@ -16,10 +16,13 @@ from afterword.records import Ref
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from afterword.glance import News
     from afterword.ledger.tx import Held, Tx
     from afterword.records import Job, Scope
 
 NAMESPACE = uuid.UUID("6d1f7a52-94c3-5c0e-8d5b-3f0c6a9e2b71")
+PANEL: frozenset[News] = frozenset({"memories"})
+NOTHING: frozenset[News] = frozenset()
 BY_PERSON = (p.Insert, p.Revise, p.Retire, p.Erase)
 
 _decision = schema.decision
@@ -76,6 +79,18 @@ def edit(
     _run_changes(doing, plan)
     jobs.follow(held, plan.jobs, room)
     return doing.refs
+
+
+def news_of(plan: p.Plan) -> frozenset[News]:
+    """What changes of what a page shows when a job's plan is applied."""
+    told: frozenset[News] = frozenset({"jobs"})
+    return told.union(*(_news_of(change) for change in plan.changes))
+
+
+def _news_of(change: p.Change) -> frozenset[News]:
+    if isinstance(change, p.Decided) and change.redo_of is not None:
+        return PANEL  # what the decision that is made again had written is retired
+    return _NEWS.get(type(change), NOTHING)
 
 
 def check_edit(plan: p.Plan) -> None:
@@ -159,6 +174,14 @@ def _progress(doing: _Applying, change: p.Progress, _place: int) -> None:
     doing.held.conn.execute(sa.update(_run).where(*at).values(**values))
 
 
+_NEWS: dict[type[p.Change], frozenset[News]] = {
+    p.Insert: PANEL,
+    p.Revise: PANEL,
+    p.Retire: PANEL,
+    p.Erase: PANEL | {"turns"},
+    p.Strengthen: PANEL,
+    p.Progress: frozenset({"runs"}),
+}
 _DO: dict[type[p.Change], Callable[[_Applying, Any, int], None]] = {
     p.Insert: _insert,
     p.Revise: _revise,

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import sqlalchemy as sa
 
 from afterword.errors import SettingsError
+from afterword.glance import EVERYTHING
 from afterword.ledger.sqlite import SqliteDatabase
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from afterword.glance import News
     from afterword.ledger.bell import Bell
     from afterword.ledger.tx import Tx
     from afterword.ports import Clock
@@ -40,7 +42,11 @@ class Database(Protocol):
 
     async def read(self, function: Callable[[sa.Connection], T]) -> T: ...
 
-    async def write(self, function: Callable[[Tx], T], rank: int, *, erases: bool = False) -> T: ...
+    async def write(
+        self, function: Callable[[Tx], T], rank: int, *, news: frozenset[News] = EVERYTHING, erases: bool = False
+    ) -> T:
+        """`news`: what may have changed of the scopes it touches, told to who watches them."""
+        ...
 
 
 def database_at(url: str, clock: Clock, poll_seconds: float, lock_seconds: float) -> Database:

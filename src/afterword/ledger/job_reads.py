@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import sqlalchemy as sa
 from afterword.errors import NotFound
 from afterword.ledger import rows, schema
 from afterword.ledger.migrate import VERSION_TABLE
-from afterword.ledger.schema import LAGGING, QUEUED, RULES, RUNNING
+from afterword.ledger.schema import LAGGING, QUEUED, RULES, RUNNING, Moment
 from afterword.ports import Queue
 from afterword.records import Scope
 
@@ -34,6 +35,35 @@ _CONDITIONS = {
     "chat": _job.c.chat_id == sa.bindparam("chat"),
     "before": _job.c.id < sa.bindparam("before"),
 }
+
+
+LISTED = 60  # jobs of a user that a page is told of
+BACKLOG_LOOK = 1000  # decisions of rules
+
+# what each look of an open page asks for is built once: building a statement costs several times what running it does
+_numbers = sa.select(_job.c.state, sa.func.count().label("number")).group_by(_job.c.state)
+_own_numbers = _numbers.where(_CONDITIONS["scope"])
+_live = (
+    _jobs.where(_CONDITIONS["scope"], _job.c.state.in_((QUEUED, RUNNING, "dead")))
+    .order_by(_job.c.id.desc())
+    .limit(LISTED)
+)
+# the newest by number first: no index leads to a user's jobs by the time at which they ended
+_put_lately = (
+    sa.select(_job.c.id).where(_CONDITIONS["scope"], _job.c.state == "done").order_by(_job.c.id.desc()).limit(LISTED)
+)
+_done_lately = _jobs.where(
+    _job.c.id.in_(_put_lately.scalar_subquery()), _job.c.finished_at > sa.bindparam("since", type_=Moment)
+)
+_by_rules = _decision.c.author == RULES, _decision.c.redone_by.is_(None), _decision.c.kind == "remember"
+_spans = (
+    sa.select((_decision.c.last - _decision.c.first + 1).label("turns"))
+    .where(*_by_rules)
+    .order_by(_decision.c.id.desc())
+    .limit(BACKLOG_LOOK)
+    .subquery()
+)
+_backlog = sa.select(sa.func.sum(_spans.c.turns))
 
 
 @cache  # each ticket asks: building a statement costs several times what running it does
@@ -64,10 +94,25 @@ def job(conn: sa.Connection, job_id: int) -> Job:
 
 
 def job_counts(conn: sa.Connection, scope_id: int | None) -> dict[str, int]:
-    query = sa.select(_job.c.state, sa.func.count().label("number")).group_by(_job.c.state)
-    if scope_id is not None:
-        query = query.where(_job.c.scope_id == scope_id)
-    return {row.state: row.number for row in conn.execute(query)}
+    query = _numbers if scope_id is None else _own_numbers
+    return {row.state: row.number for row in conn.execute(query, {} if scope_id is None else {"scope": scope_id})}
+
+
+def work(conn: sa.Connection, scope_id: int, since: datetime) -> tuple[list[Job], dict[str, int]]:
+    """What is unfinished or dead, and of what was put lately what was done after `since`, newest first; and how many are
+    unfinished or dead, by state."""
+    at = {"scope": scope_id, "since": since}
+    live = [rows.job_from(row) for row in conn.execute(_live, at)]
+    done = [rows.job_from(row) for row in conn.execute(_done_lately, at)]
+    counts: dict[str, int] = Counter(job.state for job in live)
+    if len(live) == LISTED:  # there are more
+        counts = job_counts(conn, scope_id)
+    return sorted(live + done, key=lambda job: -job.id), counts
+
+
+def backlog(conn: sa.Connection) -> int:
+    """Turns of all users that were decided by rules only, counted over the newest `BACKLOG_LOOK` decisions."""
+    return int(conn.execute(_backlog).scalar() or 0)
 
 
 def queue(conn: sa.Connection) -> Queue:
@@ -108,7 +153,7 @@ def rule_decisions(conn: sa.Connection, scope_id: int | None, limit: int) -> lis
     query = (
         sa.select(*_decision.c, _scope.c.tenant, _scope.c.user_id)
         .join_from(_decision, _scope, _scope.c.id == _decision.c.scope_id)
-        .where(_decision.c.author == RULES, _decision.c.redone_by.is_(None), _decision.c.kind == "remember")
+        .where(*_by_rules)
         .order_by(_decision.c.id.desc())
         .limit(limit)
     )

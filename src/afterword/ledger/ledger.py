@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    from afterword.glance import News
     from afterword.plan import Plan
     from afterword.ports import Clock, Offload, Opening, Queue
     from afterword.records import Job, Json, NewJob, NewReply, NewTurn, Receipt, Ref, Run, Scope, Turn
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 AT_ONCE = 200  # turns written in one transaction, so that a long import lets replies in between
 IN_LOOP = 20_000  # characters tokenised without leaving the event loop: a few milliseconds
 IN_PROCESS = 100_000  # characters handed to a process at once
+TALK: frozenset[News] = frozenset({"turns", "jobs"})
+JOBS: frozenset[News] = frozenset({"jobs"})
+LONG_WORK: frozenset[News] = frozenset({"jobs", "runs"})
+NOTHING_SHOWN: frozenset[News] = frozenset()
 PRUNED = 1_000  # jobs deleted in one transaction
 
 
@@ -85,7 +90,9 @@ class SqlLedger(SqlReads):
     async def _accept_part(
         self, scope: Scope, part: Sequence[turns.Prepared], follow: Sequence[NewJob], rank: Rank, *, fresh: bool
     ) -> tuple[list[Turn], bool]:
-        return await self._db.write(lambda tx: turns.accept(tx, scope, part, follow, self._room, fresh=fresh), rank)
+        return await self._db.write(
+            lambda tx: turns.accept(tx, scope, part, follow, self._room, fresh=fresh), rank, news=TALK
+        )
 
     async def begin(self, scope: Scope, turn: NewTurn, jobs_: Sequence[NewJob], most: int) -> Opening:
         (tokens,) = await self._tokens([labelled(turn.speaker, turn.text)])
@@ -97,7 +104,9 @@ class SqlLedger(SqlReads):
     ) -> Turn:
         (tokens,) = await self._tokens([reply.text])
         ready = turns.prepare_reply(reply, receipt, tokens)
-        return await self._db.write(lambda tx: turns.answer(tx, scope, epoch, ready, jobs_, self._room), Rank.REPLY)
+        return await self._db.write(
+            lambda tx: turns.answer(tx, scope, epoch, ready, jobs_, self._room), Rank.REPLY, news=TALK
+        )
 
     async def _tokens(self, texts: list[str]) -> list[str]:
         """The tokens of each text. Long work is done in processes, so that the event loop stays free."""
@@ -127,23 +136,27 @@ class SqlLedger(SqlReads):
         await self._db.write(lambda tx: erase.delete_chat(tx, scope, chat_id), Rank.PERSON, erases=True)
 
     async def start_run(self, scope: Scope, kind: str, total: int, job: NewJob) -> tuple[Run, bool]:
-        return await self._db.write(lambda tx: running.start_run(tx, scope, kind, total, job, self._room), Rank.PERSON)
+        return await self._db.write(
+            lambda tx: running.start_run(tx, scope, kind, total, job, self._room), Rank.PERSON, news=LONG_WORK
+        )
 
     # ── jobs ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def put(self, scope: Scope, jobs_: Sequence[NewJob]) -> list[int]:
         return await self._db.write(
-            lambda tx: [jobs.put(tx.hold(scope), new, self._room) for new in jobs_], Rank.PERSON
+            lambda tx: [jobs.put(tx.hold(scope), new, self._room) for new in jobs_], Rank.PERSON, news=JOBS
         )
 
     async def claim(self, worker: str, kinds: Sequence[str], count: int, lease: float) -> list[Job]:
         now = self._clock.now()
         if count < 1 or not await self._db.read(lambda conn: claims.any_to_claim(conn, now, kinds, lease)):
             return []
-        return await self._db.write(lambda tx: claims.claim(tx, worker, kinds, count, lease), Rank.BACKGROUND)
+        return await self._db.write(
+            lambda tx: claims.claim(tx, worker, kinds, count, lease), Rank.BACKGROUND, news=JOBS
+        )
 
     async def fix_window(self, job: Job, window: Json) -> Job:
-        return await self._db.write(lambda tx: claims.fix_window(tx, job, window), Rank.BACKGROUND)
+        return await self._db.write(lambda tx: claims.fix_window(tx, job, window), Rank.BACKGROUND, news=NOTHING_SHOWN)
 
     async def renew(self, worker: str, jobs_: Sequence[Job], lease: float) -> set[int]:
         return await self._db.write(lambda tx: claims.renew(tx, worker, jobs_, lease), Rank.PERSON)
@@ -151,7 +164,10 @@ class SqlLedger(SqlReads):
     async def apply(self, job: Job, plan: Plan) -> list[Ref]:
         tokens = await self._plan_tokens(plan)
         return await self._db.write(
-            lambda tx: applying.apply(tx, job, plan, tokens, self._room), Rank.BACKGROUND, erases=_erases(plan)
+            lambda tx: applying.apply(tx, job, plan, tokens, self._room),
+            Rank.BACKGROUND,
+            news=applying.news_of(plan),
+            erases=_erases(plan),
         )
 
     async def postpone(
@@ -160,16 +176,17 @@ class SqlLedger(SqlReads):
         await self._db.write(
             lambda tx: claims.postpone(tx, job, delay=delay, waiting=waiting, error=error, count_attempt=count_attempt),
             Rank.BACKGROUND,
+            news=JOBS,
         )
 
     async def bury(self, job: Job, error: str) -> None:
-        await self._db.write(lambda tx: ends.bury(tx, job, error, self._room), Rank.BACKGROUND)
+        await self._db.write(lambda tx: ends.bury(tx, job, error, self._room), Rank.BACKGROUND, news=LONG_WORK)
 
     async def retry(self, job_id: int) -> Job:
-        return await self._db.write(lambda tx: ends.retry(tx, job_id, self._room), Rank.PERSON)
+        return await self._db.write(lambda tx: ends.retry(tx, job_id, self._room), Rank.PERSON, news=LONG_WORK)
 
     async def cancel(self, job_id: int) -> Job:
-        return await self._db.write(lambda tx: ends.cancel(tx, job_id, self._room), Rank.PERSON)
+        return await self._db.write(lambda tx: ends.cancel(tx, job_id, self._room), Rank.PERSON, news=LONG_WORK)
 
     async def next_due(self, kinds: Sequence[str]) -> datetime | None:
         return await self._db.read(lambda conn: claims.next_due(conn, kinds))
@@ -180,7 +197,7 @@ class SqlLedger(SqlReads):
         stuck = await self._db.read(lambda conn: sweep.put_off_by_the_clock(conn, now, limit))
         made = await self._db.write(lambda tx: sweep.make_due(tx, stuck), Rank.BACKGROUND) if stuck else 0
         for one in found:
-            made += await self._db.write(partial(sweep.put, asked=one, room=self._room), Rank.BACKGROUND)
+            made += await self._db.write(partial(sweep.put, asked=one, room=self._room), Rank.BACKGROUND, news=JOBS)
         return made
 
     async def queue(self) -> Queue:

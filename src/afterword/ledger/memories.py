@@ -14,7 +14,7 @@ from afterword.ledger.tx import chunks
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from afterword.records import Filters, MemoryRecord, Ref, Turn
+    from afterword.records import Filters, MemoryKind, MemoryRecord, Ref, Turn
 
 PAGE = 500
 
@@ -38,6 +38,13 @@ _CONDITIONS = {
     "since": _memory.c.said_at >= sa.bindparam("since"),
     "until": _memory.c.said_at < sa.bindparam("until"),
 }
+_up_to = (
+    sa.select(_memory.c.id)
+    .where(_memory.c.scope_id == sa.bindparam("scope"), _memory.c.kind == sa.bindparam("kind"))
+    .where(_memory.c.retired.is_(None))
+    .limit(sa.bindparam("most", type_=sa.Integer))
+)
+_number = sa.select(sa.func.count()).select_from(_up_to.subquery())
 _rests = schema.rests
 _resting = sa.select(_rests.c.record).where(_rests.c.scope_id == sa.bindparam("scope"), _rests.c.source.in_(_ids))
 _of_sources = _current.where(_memory.c.scope_id == sa.bindparam("scope"), _memory.c.id.in_(_resting))
@@ -101,6 +108,11 @@ def _listing(given: frozenset[str], *, retired: bool) -> sa.Select[Any]:
     query = query.where(*(_CONDITIONS[name] for name in sorted(given)))
     most, skipped = sa.bindparam("most", type_=sa.Integer), sa.bindparam("skipped", type_=sa.Integer)
     return query.order_by(_memory.c.said_at.desc(), _memory.c.id).limit(most).offset(skipped)
+
+
+def number(conn: sa.Connection, scope_id: int, kind: MemoryKind, most: int) -> int:
+    """How many current memories of a kind there are, counted up to `most`."""
+    return int(conn.execute(_number, {"scope": scope_id, "kind": kind, "most": most}).scalar_one())
 
 
 def _page(

@@ -13,6 +13,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from afterword.errors import AfterwordError, Closed
+from afterword.glance import EVERYTHING
 from afterword.ledger import dialect, migrate
 from afterword.ledger.bell import Bell
 from afterword.ledger.tx import Tx
@@ -21,6 +22,7 @@ from afterword.records import Scope
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from afterword.glance import News
     from afterword.ports import Clock
 
 T = TypeVar("T")
@@ -88,13 +90,15 @@ class PostgresDatabase:
         except (sa.exc.SQLAlchemyError, OSError) as error:
             raise dialect.explain(error, self._where) from error
 
-    async def write(self, function: Callable[[Tx], T], rank: int, *, erases: bool = False) -> T:
+    async def write(
+        self, function: Callable[[Tx], T], rank: int, *, news: frozenset[News] = EVERYTHING, erases: bool = False
+    ) -> T:
         """Run `function` in a transaction; returns when it is durable. A caller that is cancelled doesn't stop it.
 
         Raises what `function` raises, or `LedgerError` when the commit failed: then nothing was written.
         """
         self._check_open()
-        task = asyncio.create_task(self._write(function))
+        task = asyncio.create_task(self._write(function, news))
         self._writes.add(task)
         task.add_done_callback(self._written)
         return await asyncio.shield(task)
@@ -108,10 +112,10 @@ class PostgresDatabase:
         if not task.cancelled():
             task.exception()  # a caller that was cancelled no longer asks for it
 
-    async def _write(self, function: Callable[[Tx], T]) -> T:
+    async def _write(self, function: Callable[[Tx], T], news: frozenset[News]) -> T:
         for left in reversed(range(TRIES)):
             try:
-                return await self._once(function)
+                return await self._once(function, news)
             except sa.exc.DBAPIError as error:
                 if not left or getattr(error.orig, "sqlstate", None) not in TRY_AGAIN:
                     raise dialect.explain(error, self._where) from error
@@ -119,7 +123,7 @@ class PostgresDatabase:
                 raise dialect.explain(error, self._where) from error
         raise AssertionError("the last try returns or raises")
 
-    async def _once(self, function: Callable[[Tx], T]) -> T:
+    async def _once(self, function: Callable[[Tx], T], news: frozenset[News]) -> T:
         touched: set[Scope] = set()
 
         def run(conn: sa.Connection) -> T:
@@ -127,13 +131,13 @@ class PostgresDatabase:
             result = function(tx)
             tx.flush()
             for scope in touched:
-                note = json.dumps([self._me, scope.tenant, scope.user], ensure_ascii=False)
+                note = json.dumps([self._me, scope.tenant, scope.user, sorted(news)], ensure_ascii=False)
                 conn.execute(sa.select(sa.func.pg_notify(CHANNEL, note)))
             return result
 
         async with self._engine.begin() as conn:
             result = await conn.run_sync(run)
-        self.bell.ring(touched)
+        self.bell.ring(touched, news)
         return result
 
     async def _listen(self, listening: asyncio.Event) -> None:
@@ -162,6 +166,6 @@ class PostgresDatabase:
                 await driver.remove_listener(CHANNEL, self._heard)
 
     def _heard(self, _driver: object, _pid: int, _channel: str, payload: str) -> None:
-        sender, tenant, user = json.loads(payload)
+        sender, tenant, user, news = json.loads(payload)
         if sender != self._me:
-            self.bell.ring([Scope(tenant, user)])
+            self.bell.ring([Scope(tenant, user)], frozenset(news))

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 
-from afterword.ledger import job_reads, memories, runs, schema, shadow, turn_reads
+from afterword.ledger import glances, job_reads, memories, runs, schema, shadow, turn_reads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
+    from afterword.glance import Glance, Sought
     from afterword.ledger.database import Database
     from afterword.ports import Decision, Entry, IndexChange, JobFilter, Opening, Watch
     from afterword.records import (
@@ -160,6 +161,14 @@ class SqlReads:
 
     async def consolidated_to(self, scope: Scope) -> int:
         return await self._of(scope, runs.consolidated_to)
+
+    async def backlog(self) -> int:
+        return await self._db.read(job_reads.backlog)
+
+    # ── all at once ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def glance(self, scope: Scope, sought: Sought) -> Glance:
+        return await self._of(scope, glances.glance, sought)
 
     def watch(self, scope: Scope | None) -> AbstractContextManager[Watch]:
         return self._db.bell.watch(scope)

@@ -16,14 +16,19 @@ if TYPE_CHECKING:
 
 _run = schema.run
 _job = schema.job
+_newest = (
+    sa.select(_run)
+    .where(_run.c.scope_id == sa.bindparam("scope"))
+    .order_by(_run.c.started_at.desc(), _run.c.id)
+    .limit(sa.bindparam("most", type_=sa.Integer))
+)
+_newest_of_kind = _newest.where(_run.c.kind == sa.bindparam("kind"))
 
 
 def runs(conn: sa.Connection, scope_id: int, kind: str | None, limit: int) -> list[Run]:
-    query = sa.select(_run).where(_run.c.scope_id == scope_id)
-    if kind is not None:
-        query = query.where(_run.c.kind == kind)
-    newest = query.order_by(_run.c.started_at.desc(), _run.c.id).limit(limit)
-    return [rows.run_from(row) for row in conn.execute(newest)]
+    query = _newest if kind is None else _newest_of_kind
+    given = {} if kind is None else {"kind": kind}
+    return [rows.run_from(row) for row in conn.execute(query, {"scope": scope_id, "most": limit, **given})]
 
 
 def start_run(tx: Tx, scope: Scope, kind: str, total: int, job: NewJob, room: jobs.Room) -> tuple[Run, bool]:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import sqlalchemy as sa
 
 from afterword.errors import Closed, LedgerDamaged, LedgerError
+from afterword.glance import EVERYTHING
 from afterword.ledger import dialect, migrate
 from afterword.ledger.bell import Bell
 from afterword.ledger.sqlite_file import put_in_place, rewrite, scrub
@@ -31,6 +32,7 @@ from afterword.ledger.tx import Tx
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from afterword.glance import News
     from afterword.ports import Clock
 
 T = TypeVar("T")
@@ -59,6 +61,7 @@ class _Item(Generic[T]):
     future: asyncio.Future[T] | None = field(compare=False, default=None)
     result: T | None = field(compare=False, default=None)
     error: BaseException | None = field(compare=False, default=None)
+    news: frozenset[News] = field(compare=False, default=EVERYTHING)
     erases: bool = field(compare=False, default=False)
     touched: frozenset[Any] = field(compare=False, default=frozenset())
 
@@ -199,16 +202,20 @@ class SqliteDatabase:
 
     # ── writing ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def write(self, function: Callable[[Tx], T], rank: int, *, erases: bool = False) -> T:
+    async def write(
+        self, function: Callable[[Tx], T], rank: int, *, news: frozenset[News] = EVERYTHING, erases: bool = False
+    ) -> T:
         """Run `function` in a transaction; returns when it is durable. A lower rank goes first.
 
-        `erases`: text was deleted and shall leave the write-ahead log too.
+        `news`: what may have changed of the scopes it touches. `erases`: text was deleted and shall leave the write-ahead log too.
 
         Raises what `function` raises, or `LedgerError` when the commit failed: then nothing was written.
         """
         if self._writer is None:
             raise Closed("the ledger is closed: open it before use")
-        item: _Item[T] = _Item(rank, next(self._numbers), function, self._loop.create_future(), erases=erases)
+        item: _Item[T] = _Item(
+            rank, next(self._numbers), function, self._loop.create_future(), news=news, erases=erases
+        )
         self._waiting.put(item)
         assert item.future is not None
         return await item.future
@@ -331,7 +338,8 @@ class SqliteDatabase:
                 item.future.set_exception(item.error)
             else:
                 item.future.set_result(item.result)
-        self.bell.ring(scope for item in batch for scope in item.touched)
+        for item in batch:
+            self.bell.ring(item.touched, item.news)
 
     # ── other processes, erased text ───────────────────────────────────────────────────────────────────────────────
 

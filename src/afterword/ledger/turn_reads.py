@@ -23,7 +23,7 @@ _turn = schema.turn
 _chat = schema.chat
 _scope: sa.BindParameter[int] = sa.bindparam("scope")
 _turns = sa.select(*rows.turn_columns)
-# what a reply needs is built once: building a statement costs several times what running it does
+# what a reply or a look needs is built once: building a statement costs several times what running it does
 _between = (
     _turns.where(_turn.c.scope_id == _scope, _turn.c.chat_id == sa.bindparam("chat"))
     .where(_turn.c.position >= sa.bindparam("first"), _turn.c.position <= sa.bindparam("last"))
@@ -45,6 +45,19 @@ _reply = _turns.where(_turn.c.scope_id == _scope, _turn.c.reply_to == sa.bindpar
 _receipts = sa.select(schema.receipt).where(
     schema.receipt.c.scope_id == _scope, schema.receipt.c.reply_id.in_(sa.bindparam("replies", expanding=True))
 )
+_opening_words = (
+    sa.select(sa.func.substr(_turn.c.text, 1, TITLE_LENGTH * 2))
+    .where(_turn.c.scope_id == _chat.c.scope_id, _turn.c.chat_id == _chat.c.id)
+    .order_by(_turn.c.position)
+    .limit(1)
+    .scalar_subquery()
+)
+_chats = (
+    sa.select(_chat.c.id, _chat.c.turns, _chat.c.last_at, _opening_words.label("title"))
+    .where(_chat.c.scope_id == _scope, _chat.c.turns > 0)
+    .order_by(_chat.c.last_at.desc(), _chat.c.id)
+    .limit(sa.bindparam("most", type_=sa.Integer))
+)
 LAST = 2**31 - 1  # a position beyond all
 _cursor = sa.select(_chat.c.decided).where(
     _chat.c.scope_id == sa.bindparam("scope"), _chat.c.id == sa.bindparam("chat")
@@ -52,20 +65,8 @@ _cursor = sa.select(_chat.c.decided).where(
 
 
 def chats(conn: sa.Connection, scope_id: int, limit: int) -> list[Chat]:
-    first = (
-        sa.select(sa.func.substr(_turn.c.text, 1, TITLE_LENGTH * 2))
-        .where(_turn.c.scope_id == _chat.c.scope_id, _turn.c.chat_id == _chat.c.id)
-        .order_by(_turn.c.position)
-        .limit(1)
-        .scalar_subquery()
-    )
-    query = (
-        sa.select(_chat.c.id, _chat.c.turns, _chat.c.last_at, first.label("title"))
-        .where(_chat.c.scope_id == scope_id, _chat.c.turns > 0)
-        .order_by(_chat.c.last_at.desc(), _chat.c.id)
-        .limit(limit)
-    )
-    return [Chat(row.id, _title(row.title or ""), row.turns, row.last_at) for row in conn.execute(query)]
+    found = conn.execute(_chats, {"scope": scope_id, "most": limit})
+    return [Chat(row.id, _title(row.title or ""), row.turns, row.last_at) for row in found]
 
 
 def _title(text: str) -> str:

@@ -6,8 +6,9 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from afterword.errors import NotFound
+from afterword.glance import EVERYTHING, Sought
 from afterword.lanes import remember_job
-from afterword.ledger import apply, claims, jobs, memories, shadow, turn_reads, turns
+from afterword.ledger import apply, claims, glances, jobs, memories, shadow, turn_reads, turns
 from afterword.ledger.schema import EPOCH
 from afterword.plan import Decided, Insert, Plan
 from afterword.records import NewReply, NewTurn, Receipt, ReceiptItem, Ref, Scope
@@ -66,5 +67,6 @@ def _look(conn: sa.Connection) -> None:
     with contextlib.suppress(NotFound):
         turn_reads.opening(conn, -1, "t", 1)
     turn_reads.cursor(conn, -1, "c")
+    glances.glance(conn, -1, Sought(EVERYTHING, "c", 1, "episodic", 1, EPOCH, backlog=True))
     claims.any_to_claim(conn, EPOCH, ["remember"], 1.0)
     claims.next_due(conn, ["remember"])

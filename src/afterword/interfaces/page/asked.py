@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from afterword.glance import EVERYTHING, News
 from afterword.records import ID_LIMIT, MemoryKind
 
 MOST_TURNS = 2000
@@ -28,6 +29,7 @@ class Asked:
     id: str = ""
     text: str = ""
     have: Mapping[str, str] = field(default_factory=dict)  # part of the page → tag of what is shown there
+    news: frozenset[News] = EVERYTHING  # what changed since they last looked, as far as they have heard
 
     @classmethod
     def read(cls, raw: object) -> Asked:
@@ -45,6 +47,7 @@ class Asked:
             memories=_number(given, "memories", 100, 1, MOST_MEMORIES),
             id=_text(given, "id"),
             text=_text(given, "text", None),
+            news=_news(given),
             have={str(k): str(v) for k, v in have.items()} if isinstance(have, dict) else {},
         )
 
@@ -52,6 +55,13 @@ class Asked:
 def _text(given: dict[Any, Any], name: str, limit: int | None = ID_LIMIT + 1) -> str:
     value = given.get(name)
     return value[:limit] if isinstance(value, str) else ""
+
+
+def _news(given: dict[Any, Any]) -> frozenset[News]:
+    """Those that are known; where none is, everything is looked at."""
+    named = given.get("news")
+    known = frozenset(one for one in EVERYTHING if isinstance(named, list) and one in named)
+    return known or EVERYTHING
 
 
 def _number(given: dict[Any, Any], name: str, default: int, least: int, most: int) -> int:

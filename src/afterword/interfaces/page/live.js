@@ -16,13 +16,16 @@ async function call(name, more) {
 }
 
 // ── looking ──────────────────────────────────────────────────────────────────────────────────────────────────────
+const EVERYTHING = ["turns", "memories", "jobs", "runs"];
+const changed = new Set(); // what the next look is for: no other parts of the page are read for it
 let looking = null;
 let again = false;
 let rested = 0; // when news may lead to the next look
 let noticed = null;
 
 // Wishes that come while a look is under way become one more look after it, so a burst of events costs two.
-function refresh() {
+function refresh(news = EVERYTHING) {
+  for (const one of news) changed.add(one);
   if (looking) { again = true; return looking; }
   looking = (async () => {
     do {
@@ -37,15 +40,19 @@ function refresh() {
   return looking;
 }
 
-// News of work behind the replies comes in bursts: one look for all that comes within a moment.
-function notice() {
-  noticed ??= setTimeout(() => { noticed = null; refresh(); }, Math.max(0, rested - performance.now()));
+// News of work behind the replies comes in bursts: one look for all that comes within a moment. A look that is made
+// meanwhile sees it too.
+function notice({ data }) {
+  for (const one of JSON.parse(data).what) changed.add(one);
+  noticed ??= setTimeout(() => { noticed = null; if (changed.size) refresh([]); }, Math.max(0, rested - performance.now()));
 }
 
 async function look() {
-  const asked = where({ have: state.have });
+  const asked = where({ have: state.have, news: [...changed] });
+  changed.clear();
   const answer = await call("look", asked);
   if (asked.user !== state.user || asked.chat !== state.chat || asked.tab !== state.tab || asked.lang !== state.lang) {
+    for (const one of EVERYTHING) changed.add(one);
     again = true;
     return;
   }
@@ -53,13 +60,20 @@ async function look() {
   if (answer.lost || answer.ready === false) { setTimeout(refresh, 700); return; }
   $("cover").hidden = true;
   if (!source || source.readyState === EventSource.CLOSED) listen();
-  if (answer.error) return refused(answer.message ?? answer.error);
+  if (answer.error) {
+    for (const one of asked.news) changed.add(one); // they are still to be looked at
+    return refused(answer.message ?? answer.error);
+  }
   root.dataset.ready = "yes";
   if (!state.chat) openFirst(answer.chat);
   for (const [name, part] of Object.entries(answer.parts)) {
     if (state.editing && (name === "memories" || name === "tabs")) continue;
     state.have[name] = part.tag;
     showPart(name, part.html);
+  }
+  if (answer.live !== state.live && !asked.news.includes("turns")) {
+    changed.add("turns"); // how a message looks depends on whether it is being answered
+    again = true;
   }
   state.live = answer.live;
   if (state.pending && root.querySelector(`[data-turn="${state.pending.id}"]`)) state.pending = null;
@@ -83,7 +97,7 @@ let outgoing = {};
 
 function start(kind, more) {
   outgoing = where(more);
-  state.streaming = { chat: state.chat, id: more.id };
+  state.streaming = { chat: state.chat, id: more.id, fresh: Boolean(more.text) };
   trigger(kind);
   showStream();
 }
@@ -91,7 +105,9 @@ function start(kind, more) {
 async function settled(failed) {
   const was = state.streaming;
   await new Promise((go) => setTimeout(go, 0));
-  await refresh();
+  if (looking) await looking;
+  const shown = was?.fresh && $("transcript").querySelector(`[data-reply-to="${CSS.escape(was.id)}"]`);
+  if (!shown) await refresh(["turns", "jobs"]); // else its news were quicker
   if (was && state.pending && state.pending.id === was.id) { // it did not get through: give the words back
     const box = $("text");
     if (!box.value) box.value = state.pending.text;
@@ -253,8 +269,7 @@ function listen() {
   if (document.hidden) return;
   const mine = new EventSource(SETUP.events + "?user_id=" + encodeURIComponent(state.user));
   source = mine;
-  for (const name of ["message", "change", "changed"]) mine.addEventListener(name, notice);
-  mine.addEventListener("open", () => refresh());
+  mine.addEventListener("changed", notice); // comes at once too, for what changed while nobody listened
   mine.addEventListener("error", () => {
     refresh(); // says so when the server is away, and looks until it is back
     if (mine.readyState === EventSource.CLOSED && source === mine) setTimeout(() => source === mine && listen(), 2000);

@@ -1,6 +1,7 @@
 """What the page shows, read from the memory and made into HTML, part by part.
 
-The browser says what it has (a tag for each part); only parts that differ are sent.
+The browser says what changed since it last looked, as the news told it: only parts that this concerns are read. It says
+what it has (a tag for each part), too: only parts that differ are sent.
 """
 
 from __future__ import annotations
@@ -12,20 +13,20 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from afterword.errors import NotFound
+from afterword.glance import Sought
 from afterword.interfaces.page.markup import markdown
 from afterword.interfaces.page.render_chat import Shown, WhySummary, chats_html, transcript_html, why_html
 from afterword.interfaces.page.render_memory import details_html, memories_html, tabs_html
-from afterword.interfaces.page.render_work import banner_html, runs_html, strip_html
-from afterword.ports import JobFilter
-from afterword.records import Filters, MemoryKind, MemoryRecord, Turn
+from afterword.interfaces.page.render_work import RECENT, banner_html, runs_html, strip_html
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from afterword.glance import Glance
     from afterword.interfaces.page.asked import Asked
     from afterword.memory import AsyncMemory
+    from afterword.records import MemoryRecord, Turn
 
-KINDS: tuple[MemoryKind, ...] = ("episodic", "semantic")
 KEPT_SUMMARIES = 5000
 LONG_REPLY = 2000  # characters
 SOURCES_SHOWN = 20
@@ -40,34 +41,41 @@ class Looker:
         self._why: OrderedDict[tuple[str, str, str], WhySummary] = OrderedDict()
 
     async def look(self, memory: AsyncMemory, asked: Asked) -> dict[str, Any]:
-        """The parts that the browser does not have, and what is going on in the chat that is open."""
-        chats = await memory.chats(asked.user)
-        chat = asked.chat or (chats[0].id if chats else "")
+        """The parts that the browser does not have, of those that may have changed; and what is going on in the chat that
+        is open."""
+        chat = asked.chat or await _newest_chat(memory, asked.user)
         live = memory.live(asked.user, chat) if chat else None
         answering = live.turn.id if live is not None else None
         now = datetime.now(UTC)
-        turns = await memory.turns(asked.user, chat, asked.turns) if chat else []
-        parts = {
-            "chats": chats_html(chats, asked, chat),
-            "transcript": await self._transcript(memory, turns, asked, answering),
-            "strip": strip_html(
-                await memory.jobs(asked.user, JobFilter(limit=60)), await memory.job_counts(asked.user), asked, now
-            ),
-            "runs": runs_html(await memory.runs(asked.user), asked),
-            "banner": banner_html(await memory.status(), asked),
-            **await self._panel(memory, asked, now),
-        }
+        seen = await memory.glance(asked.user, _sought(memory, asked, chat, now))
+        parts = await self._parts(memory, seen, asked, chat, answering, now)
         return {
             "ready": True,
             "chat": chat,
             "live": answering,
-            "last": next((turn.id for turn in reversed(turns) if turn.role == "user"), ""),
             "parts": {
                 name: {"html": html, "tag": tag}
                 for name, html in parts.items()
                 if asked.have.get(name) != (tag := _tag(html))
             },
         }
+
+    async def _parts(
+        self, memory: AsyncMemory, seen: Glance, asked: Asked, chat: str, live: str | None, now: datetime
+    ) -> dict[str, str]:
+        parts = {}
+        if seen.talk is not None:
+            parts["chats"] = chats_html(seen.talk.chats, asked, chat)
+            parts["transcript"] = await self._transcript(memory, seen.talk.turns, asked, live)
+        if seen.work is not None:
+            parts["strip"] = strip_html(seen.work.jobs, seen.work.counts, asked, now)
+            parts["banner"] = banner_html(memory.llm, seen.work.backlog, memory.worker.trouble, asked)
+        if seen.runs is not None:
+            parts["runs"] = runs_html(seen.runs, asked)
+        if seen.panel is not None:
+            parts["tabs"] = tabs_html(seen.panel.numbers, asked)
+            parts["memories"] = memories_html(seen.panel.records, asked, now, self._half_life_days)
+        return parts
 
     async def _transcript(self, memory: AsyncMemory, turns: Sequence[Turn], asked: Asked, live: str | None) -> str:
         replies = {}
@@ -78,24 +86,16 @@ class Looker:
         return transcript_html(turns, replies, asked, live)
 
     async def _summary(self, memory: AsyncMemory, user: str, reply: Turn) -> WhySummary | None:
-        key = (memory.scope(user).tenant, user, reply.id)
+        scope = memory.scope(user)
+        key = (scope.tenant, user, reply.id)
         if key not in self._why:
-            found = await memory.receipt(user, reply.id)
+            found = await memory.ledger.receipt(scope, reply.id)
             if found is None:
                 return None
-            self._why[key] = WhySummary(len(found[0].items), bool(found[0].missed))
+            self._why[key] = WhySummary(len(found.items), bool(found.missed))
             while len(self._why) > KEPT_SUMMARIES:
                 self._why.popitem(last=False)
         return self._why[key]
-
-    async def _panel(self, memory: AsyncMemory, asked: Asked, now: datetime) -> dict[str, str]:
-        found = {
-            kind: await memory.get_all(asked.user, Filters(kinds=(kind,)), limit=asked.memories + 1) for kind in KINDS
-        }
-        return {
-            "tabs": tabs_html({kind: len(records) for kind, records in found.items()}, asked),
-            "memories": memories_html(found[asked.tab], asked, now, self._half_life_days),
-        }
 
     async def why(self, memory: AsyncMemory, asked: Asked) -> str:
         """What opens under a reply. Raises `NotFound`."""
@@ -126,6 +126,17 @@ class Looker:
             return []
         wanted = set(episode.sources[:SOURCES_SHOWN])
         return [turn for turn in await memory.turns(user, episode.chat_id, SOURCE_TURNS) if turn.id in wanted]
+
+
+def _sought(memory: AsyncMemory, asked: Asked, chat: str, now: datetime) -> Sought:
+    """One memory more than is shown tells that there are more."""
+    backlog = memory.llm is not None
+    return Sought(asked.news, chat, asked.turns, asked.tab, asked.memories + 1, now - RECENT, backlog=backlog)
+
+
+async def _newest_chat(memory: AsyncMemory, user: str) -> str:
+    chats = await memory.chats(user)
+    return chats[0].id if chats else ""
 
 
 async def _rendered(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from afterword.interfaces.page.markup import button, dated_tag, day, esc, time_tag
@@ -19,7 +19,7 @@ PEN = '<svg viewBox="0 0 16 16" aria-hidden="true"><path d="M3 13l.6-2.8L10.9 3l
 BIN = '<svg viewBox="0 0 16 16" aria-hidden="true"><path d="M3 4.5h10M6.5 4V2.8h3V4M4.4 4.5l.5 8.2h6.2l.5-8.2"/></svg>'
 
 
-def tabs_html(counts: dict[MemoryKind, int], asked: Asked) -> str:
+def tabs_html(counts: Mapping[MemoryKind, int], asked: Asked) -> str:
     """The two kinds with how many there are ("100+" beyond what is shown)."""
     table = words(asked.lang)
     tabs = []

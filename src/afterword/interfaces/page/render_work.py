@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from afterword.interfaces.page.asked import Asked
-    from afterword.records import Job, Run, Status
+    from afterword.records import Job, Run
 
 SHOWN = 5  # lines of work
 RECENT = timedelta(seconds=90)  # how long a finished job stays in the strip
@@ -29,7 +29,7 @@ class _Line(NamedTuple):
     retry: int | None
 
 
-def strip_html(jobs: Sequence[Job], counts: dict[str, int], asked: Asked, now: datetime) -> str:
+def strip_html(jobs: Sequence[Job], counts: Mapping[str, int], asked: Asked, now: datetime) -> str:
     """One line a kind of work and state: failed first, then running, waiting, and what was done just now."""
     table = words(asked.lang)
     lines: dict[_Line, int] = {}
@@ -106,19 +106,17 @@ def _progress(run: Run, asked: Asked) -> str:
     )
 
 
-def banner_html(status: Status, asked: Asked) -> str:
-    """What is lacking or away, each with what mends it."""
+def banner_html(llm: str | None, backlog: int, troubles: Sequence[str], asked: Asked) -> str:
+    """What is lacking or away, each with what mends it. `backlog`: turns that the LLM has not read."""
     table = words(asked.lang)
     notes = []
-    if status.llm is None:
+    if llm is None:
         line = f"<code>{esc(table['no_llm_line'])}</code>"
         notes.append(f'<div class="aw-banner"><span>{esc(table["no_llm"])}</span>{line}</div>')
-    elif status.backlog_turns:
-        text = esc(table["backlog"].format(n=status.backlog_turns))
+    elif backlog:
+        text = esc(table["backlog"].format(n=backlog))
         go = button("backfill", esc(table["backfill"]), "small")
         notes.append(f'<div class="aw-banner"><span>{text}</span>{go}</div>')
     head = f'<div class="aw-banner warn" role="alert"><b>{esc(table["trouble"])}</b>'
-    notes.extend(
-        f"{head}<span>{esc(as_sentence(told(trouble, asked.lang)))}</span></div>" for trouble in status.trouble
-    )
+    notes.extend(f"{head}<span>{esc(as_sentence(told(trouble, asked.lang)))}</span></div>" for trouble in troubles)
     return "".join(notes)
