@@ -97,7 +97,9 @@ class SqlLedger(SqlReads):
     async def begin(self, scope: Scope, turn: NewTurn, jobs_: Sequence[NewJob], most: int) -> Opening:
         (tokens,) = await self._tokens([labelled(turn.speaker, turn.text)])
         ready = turns.prepare(turn, tokens)
-        return await self._db.write(lambda tx: turns.begin(tx, scope, ready, jobs_, self._room, most), Rank.REPLY)
+        return await self._db.write(
+            lambda tx: turns.begin(tx, scope, ready, jobs_, self._room, most), Rank.REPLY, news=TALK
+        )
 
     async def answer(
         self, scope: Scope, epoch: int, reply: NewReply, receipt: Receipt, jobs_: Sequence[NewJob] = ()
