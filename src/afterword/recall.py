@@ -160,6 +160,8 @@ class Recall:
         """Both at once, as if this scope were served by the model that the last one was; nearly always it is."""
         usual = self._usual
         state, (vector, missed) = await asyncio.gather(self._reads.state(scope), self._embedded(text, usual))
+        if state.model is None:  # nothing of theirs is embedded yet: no reason to expect the same of others
+            return state, None, ""
         if state.model != usual:
             self._usual = state.model
             vector, missed = await self._embedded(text, state.model)
