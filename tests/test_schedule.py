@@ -104,9 +104,9 @@ async def test_finished_jobs_are_pruned_after_their_time_and_given_up_ones_stay(
     clock, llm = FrozenClock(), ScriptedLLM()
     kept = settings.model_copy(update={"keep_jobs_days": 2.0})
     async with open_memory(kept, llm=llm, clock=clock) as memory:
-        await memory.add("I moved to Oslo.", "ann", timeout=10)
+        await memory.add("I live in Oslo.", "ann", timeout=10)
         llm.answers = lambda messages, schema: "no JSON"
-        await memory.submit("I moved to Rome.", "ann", "other")
+        await memory.submit("I live in Rome.", "ann", "other")
         await idle(memory)
         assert await memory.job_counts("ann") == {"done": 1, "dead": 1}
         hours = 0

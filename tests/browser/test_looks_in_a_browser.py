@@ -34,7 +34,7 @@ def test_background_work_is_looked_at_part_by_part_and_a_reload_looks_at_everyth
     page.on("request", lambda request: looks.extend(looked_at(request)))
     gate = house.llm.hold_complete()
     try:
-        send(page, "I moved to Bergen in March.")
+        send(page, "I live in Bergen with a goat.")
         replied(page)
         expect(page.locator(".aw-job.running")).to_contain_text("Remember")
     finally:
