@@ -59,7 +59,7 @@ class Precedence:
                 self._quiet.set()
 
     async def give_way(self) -> None:
-        """To be awaited before each piece of a job's work."""
+        """To be awaited before each piece of a job's work, and before the page reads what that changed."""
         with suppress(TimeoutError):
             async with asyncio.timeout(GIVE_WAY_MOST), self._turn:
                 # who comes next looks again after the event loop has seen whether somebody new waits

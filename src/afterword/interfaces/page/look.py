@@ -13,7 +13,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from afterword.errors import NotFound
-from afterword.glance import Sought
+from afterword.glance import EVERYTHING, Sought
 from afterword.interfaces.page.markup import markdown
 from afterword.interfaces.page.render_chat import Shown, WhySummary, chats_html, transcript_html, why_html
 from afterword.interfaces.page.render_memory import details_html, memories_html, tabs_html
@@ -42,7 +42,9 @@ class Looker:
 
     async def look(self, memory: AsyncMemory, asked: Asked) -> dict[str, Any]:
         """The parts that the browser does not have, of those that may have changed; and what is going on in the chat that
-        is open."""
+        is open. A look that news led to gives way to beginning replies, as the jobs do that made the news."""
+        if asked.news != EVERYTHING:
+            await memory.worker.precedence.give_way()
         chat = asked.chat or await _newest_chat(memory, asked.user)
         live = memory.live(asked.user, chat) if chat else None
         answering = live.turn.id if live is not None else None
