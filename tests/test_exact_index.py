@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
+import anyio
 import pytest
 
 from afterword.index.exact import ExactIndex
 from afterword.language.tokens import tokens
-from afterword.ports import Entry, Offload, Query, Reads
+from afterword.ports import Entry, IndexChange, Offload, Query, Reads
 from afterword.records import Filters, Scope, ScopeState
 from afterword.testing import InlineOffload, hashed_vector
 from tests.index_adapters import ANN, BEN, MODEL, Shelf
@@ -55,6 +56,31 @@ async def test_a_warm_shard_reads_only_what_changed(shelf: Shelf, search: Search
     shelf.say("A penguin")
     assert await search.ids("penguin")
     assert shelf.pages == pages + 1
+
+
+async def test_what_is_expected_is_taken_in_before_the_search_comes(shelf: Shelf) -> None:
+    read = asyncio.Event()
+
+    class Told(Shelf):
+        async def changes(self, scope: Scope, after: int, limit: int = 2000) -> list[IndexChange]:
+            answer = await super().changes(scope, after, limit)
+            read.set()
+            return answer
+
+    told = Told()
+    told.say("My dog is called Rex")
+    index = ExactIndex(told.reads, offload=InlineOffload())
+    search = Search(told, index)
+    await search.ids("dog")
+    told.say("A penguin")
+    read.clear()
+    index.expect(ANN, await told.state(ANN))
+    with anyio.fail_after(5):
+        await read.wait()
+    pages = told.pages
+    assert await search.ids("penguin")
+    assert told.pages == pages
+    await index.aclose()
 
 
 async def test_the_least_recently_searched_user_is_dropped_above_the_budget(shelf: Shelf) -> None:

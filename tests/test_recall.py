@@ -15,7 +15,7 @@ from afterword.errors import EmbedderUnavailable, IndexUnavailable
 from afterword.index.exact import ExactIndex
 from afterword.ports import Candidates, Embedder, Index, Query
 from afterword.recall import Recall, Recalled, shortened
-from afterword.records import Filters, Ref, Scope
+from afterword.records import Filters, Ref, Scope, ScopeState
 from afterword.testing import FrozenClock, HashingEmbedder, InlineOffload
 from tests.index_adapters import ANN, BEN, MODEL, Shelf
 
@@ -167,6 +167,9 @@ async def test_another_version_than_the_current_one_is_never_shown(shelf: Shelf)
     memory = shelf.remember("Lives in Oslo")
 
     class Stale:
+        def expect(self, scope: Scope, state: ScopeState) -> None:
+            return
+
         async def search(self, scope: Scope, query: Query) -> Candidates:
             return Candidates.of({Ref(memory.id, 1): {"bm25": 1.0, "ideal": 1.0}})
 
@@ -277,6 +280,9 @@ class Away:
     async def query(self, text: str) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
         await self._fail()
         raise AssertionError("unreachable")
+
+    def expect(self, scope: Scope, state: ScopeState) -> None:
+        return
 
     async def search(self, scope: Scope, query: Query) -> Candidates:
         await self._fail()

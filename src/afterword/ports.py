@@ -190,6 +190,10 @@ class Index(Protocol):
 
     async def open(self) -> None: ...
 
+    def expect(self, scope: Scope, state: ScopeState) -> None:
+        """A search that knows of `state` is about to come: begin to catch up with it. Returns at once, never raises."""
+        ...
+
     async def search(self, scope: Scope, query: Query) -> Candidates:
         """Catches up from the ledger first. The union of what its legs find, unordered. Raises `IndexUnavailable`."""
         ...

@@ -157,15 +157,21 @@ class Recall:
     # ── the query's vector ────────────────────────────────────────────────────────────────────────────────────────
 
     async def _state_and_vector(self, scope: Scope, text: str) -> tuple[ScopeState, Vector | None, str]:
-        """Both at once, as if this scope were served by the model that the last one was; nearly always it is."""
+        """Both at once, as if this scope were served by the model that the last one was; nearly always it is. The index
+        takes in what is new meanwhile."""
         usual = self._usual
-        state, (vector, missed) = await asyncio.gather(self._reads.state(scope), self._embedded(text, usual))
+        state, (vector, missed) = await asyncio.gather(self._state(scope), self._embedded(text, usual))
         if state.model is None:  # nothing of theirs is embedded yet: no reason to expect the same of others
             return state, None, ""
         if state.model != usual:
             self._usual = state.model
             vector, missed = await self._embedded(text, state.model)
         return state, vector, missed
+
+    async def _state(self, scope: Scope) -> ScopeState:
+        state = await self._reads.state(scope)
+        self._index.expect(scope, state)
+        return state
 
     async def _embedded(self, text: str, model: str | None) -> tuple[Vector | None, str]:
         embedder = self._embedder_for(model) if model is not None else None

@@ -109,6 +109,11 @@ class ExactIndex:
             slot.shard = shard
         self._evict(scope)
 
+    def expect(self, scope: Scope, state: ScopeState) -> None:
+        slot = self._slot(scope)
+        if not self._closed and not (slot.shard is not None and slot.shard.is_frozen_at(state)):
+            self._catching_up(scope, slot, state)
+
     async def search(self, scope: Scope, query: Query) -> Candidates:
         """All of what a snapshot knows, as `legs` describes it."""
         shard, snapshot = await self._caught_up(scope, query.state)
@@ -148,15 +153,21 @@ class ExactIndex:
         shard = slot.shard
         if least is not None and shard is not None and not slot.lock.locked() and shard.is_frozen_at(least):
             return shard, shard.frozen()
-        task = asyncio.create_task(self._catch_up(scope, slot))
+        return await asyncio.shield(self._catching_up(scope, slot, least))
+
+    def _catching_up(self, scope: Scope, slot: _Slot, least: ScopeState | None) -> asyncio.Task[tuple[Shard, Snapshot]]:
+        task = asyncio.create_task(self._catch_up(scope, slot, least))
         self._tasks.add(task)
         task.add_done_callback(self._done)
-        return await asyncio.shield(task)
+        return task
 
-    async def _catch_up(self, scope: Scope, slot: _Slot) -> tuple[Shard, Snapshot]:
+    async def _catch_up(self, scope: Scope, slot: _Slot, least: ScopeState | None) -> tuple[Shard, Snapshot]:
         async with slot.lock:
-            state = await self._reads.state(scope)
             shard = slot.shard
+            if least is not None and shard is not None and shard.is_frozen_at(least):
+                return shard, shard.frozen()  # another search took it in meanwhile
+            state = least if least is not None and shard is not None and shard.precedes(least) else None
+            state = state or await self._reads.state(scope)
             if shard is None or (shard.epoch, shard.model) != (state.epoch, state.model) or shard.mostly_dead:
                 slot.shard = None
                 shard = slot.shard = await self._build(scope)

@@ -125,6 +125,9 @@ class MilvusIndex:
 
     # ── search
 
+    def expect(self, scope: Scope, state: ScopeState) -> None:
+        self._lexical.expect(scope, state)
+
     async def search(self, scope: Scope, query: Query) -> Candidates:
         state = await self._reads.state(scope)
         if query.vector is None or state.model is None or query.model != state.model:

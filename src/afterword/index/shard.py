@@ -263,6 +263,10 @@ class Shard:
         same = (self.epoch, self.model) == (state.epoch, state.model)
         return self.is_frozen() and same and self.cursor >= state.seq
 
+    def precedes(self, state: ScopeState) -> bool:
+        """Whether it needs no more than the changes up to `state` to know all that the ledger held then."""
+        return (self.epoch, self.model) == (state.epoch, state.model) and self.cursor <= state.seq
+
     def frozen(self) -> Snapshot:
         """What it knows now."""
         if self._snapshot is None:
