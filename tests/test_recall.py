@@ -14,7 +14,7 @@ import pytest
 from afterword.errors import EmbedderUnavailable, IndexUnavailable
 from afterword.index.exact import ExactIndex
 from afterword.ports import Candidates, Embedder, Index, Query
-from afterword.recall import Recall, Recalled, shortened
+from afterword.recall import MOST_AHEAD, Recall, Recalled, shortened
 from afterword.records import Filters, Ref, Scope, ScopeState
 from afterword.testing import FrozenClock, HashingEmbedder, InlineOffload
 from tests.index_adapters import ANN, BEN, MODEL, Shelf
@@ -39,7 +39,11 @@ class Search:
         filters: Filters | None = None,
         exclude: frozenset[str] = frozenset(),
     ) -> Recalled:
-        recall = Recall(
+        recall = self.recall()
+        return await recall.search(scope, query, limit=limit, filters=filters or Filters(), exclude=exclude)
+
+    def recall(self) -> Recall:
+        return Recall(
             self.shelf.reads,
             self.index,
             lambda model: self.embedder if model == MODEL else None,
@@ -48,7 +52,6 @@ class Search:
             deadline=self.deadline,
             half_life_days=60.0,
         )
-        return await recall.search(scope, query, limit=limit, filters=filters or Filters(), exclude=exclude)
 
     async def ids(self, query: str, **details: object) -> list[str]:
         recalled = await self(query, **details)  # type: ignore[arg-type]
@@ -338,3 +341,34 @@ async def test_without_vectors_the_embedder_is_not_asked(shelf: Shelf, index: Ex
     embedder = HashingEmbedder()
     assert await Search(shelf, index, embedder).ids("dog called")
     assert embedder.queries == []
+
+
+async def test_a_query_that_is_expected_is_embedded_at_once_and_only_once(shelf: Shelf, index: ExactIndex) -> None:
+    shelf.say("My dog is called Rex")
+    embedder = HashingEmbedder()
+    recall = Search(shelf, index, embedder).recall()
+    recall.expect("dog called")
+    await recall.search(ANN, "dog called", limit=5, filters=Filters())
+    assert embedder.queries == ["dog called"], "the first search tells which model serves"
+    for query in ("dog", "what is it called"):
+        recall.expect(query)
+        recall.expect(query)
+    await asyncio.sleep(0)
+    assert embedder.queries == ["dog called", "dog", "what is it called"]
+    found = await recall.search(ANN, "dog", limit=5, filters=Filters())
+    assert embedder.queries == ["dog called", "dog", "what is it called"]
+    assert found.hits[0].text == "My dog is called Rex"
+
+
+async def test_what_is_expected_and_never_asked_for_is_bounded(shelf: Shelf, index: ExactIndex) -> None:
+    shelf.say("My dog is called Rex")
+    embedder = HashingEmbedder()
+    recall = Search(shelf, index, embedder).recall()
+    await recall.search(ANN, "dog", limit=5, filters=Filters())
+    gate = embedder.hold_query()
+    for number in range(3 * MOST_AHEAD):
+        recall.expect(f"dog {number}")
+    await asyncio.sleep(0)
+    gate.release()
+    await recall.search(ANN, "dog", limit=5, filters=Filters())
+    assert len(embedder.queries) <= MOST_AHEAD + 2

@@ -157,6 +157,7 @@ class Chats:
     async def _accept(self, scope: Scope, new: NewTurn) -> Opening:
         if self._closed:
             raise Closed("the server is shutting down: send the message again in a moment")
+        self._briefing.expect(new.text)
         return await self._intake.begin(scope, new, self._limits.history_turns)
 
     def _reply_from(self, scope: Scope, opening: Opening) -> Reply:

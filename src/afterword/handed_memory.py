@@ -46,6 +46,9 @@ class HandedRecall:
         self._clock = clock
         self._deadline = deadline
 
+    def expect(self, query: str) -> None:
+        """They know when they are asked."""
+
     async def search(
         self, scope: Scope, query: str, *, limit: int, filters: Filters, exclude: frozenset[str] = frozenset()
     ) -> Recalled:

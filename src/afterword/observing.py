@@ -228,6 +228,7 @@ class WatchedRecall:
     def __init__(self, inner: Recaller, watch: Watch) -> None:
         self._inner = inner
         self._watch = watch
+        self.expect = inner.expect
 
     async def search(
         self, scope: Scope, query: str, *, limit: int, filters: Filters, exclude: frozenset[str] = frozenset()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
@@ -42,6 +43,7 @@ MOST_TOKENS = 2_000
 CANDIDATES = 100  # a leg
 READ = 60  # candidates that are read back, or three times the limit
 RECEIPTS = 30  # places among which replies are compared with what they were given
+MOST_AHEAD = 256  # queries that are embedded before their search comes
 LATE = 5.0  # seconds in which nobody waits for an embedder that one search has waited for in vain
 EMBEDDER_SHARE = 0.6  # of the deadline
 INDEX_SHARE = 0.6  # of the deadline, for a search with a vector
@@ -68,6 +70,10 @@ class Recaller(Protocol):
     async def search(
         self, scope: Scope, query: str, *, limit: int, filters: Filters, exclude: frozenset[str] = frozenset()
     ) -> Recalled: ...
+
+    def expect(self, query: str) -> None:
+        """A search for this is about to come: begin what takes long. Returns at once, never raises."""
+        ...
 
 
 class Recall:
@@ -100,8 +106,17 @@ class Recall:
         self._deadline = deadline
         self._late_until = float("-inf")
         self._usual: str | None = None  # the model that served the last search
+        self._ahead: OrderedDict[tuple[str, str | None], asyncio.Task[tuple[Vector | None, str]]] = OrderedDict()
         self._half_life_days = half_life_days
         self._weights = weights or Weights()
+
+    def expect(self, query: str) -> None:
+        """Begins to embed the query, for the model that served the last search. What no search comes for is given up."""
+        text = shortened(query, LONG)
+        if self._usual is not None and (text, self._usual) not in self._ahead:
+            self._ahead[text, self._usual] = asyncio.create_task(self._embedded(text, self._usual))
+            while len(self._ahead) > MOST_AHEAD:
+                self._ahead.popitem(last=False)[1].cancel()
 
     async def search(
         self, scope: Scope, query: str, *, limit: int, filters: Filters, exclude: frozenset[str] = frozenset()
@@ -160,7 +175,8 @@ class Recall:
         """Both at once, as if this scope were served by the model that the last one was; nearly always it is. The index
         takes in what is new meanwhile."""
         usual = self._usual
-        state, (vector, missed) = await asyncio.gather(self._state(scope), self._embedded(text, usual))
+        embedded = self._ahead.pop((text, usual), None) or self._embedded(text, usual)
+        state, (vector, missed) = await asyncio.gather(self._state(scope), embedded)
         if state.model is None:  # nothing of theirs is embedded yet: no reason to expect the same of others
             return state, None, ""
         if state.model != usual:

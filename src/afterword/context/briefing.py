@@ -82,6 +82,10 @@ class Briefing:
         self._count = count or prompt_tokens
         self._lasting = LastingFacts(reads)
 
+    def expect(self, query: str) -> None:
+        """A brief for this is about to be wanted."""
+        self._recall.expect(query)
+
     async def brief(self, scope: Scope, wanted: Wanted) -> Brief:
         """Never raises for an outage: `given.missed` says what is lacking."""
         started = self._clock.monotonic()
