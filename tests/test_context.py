@@ -192,6 +192,17 @@ def test_a_hit_is_kept_without_its_neighbour_where_only_it_fits() -> None:
     raise AssertionError("there is no budget at which the hit stands alone")
 
 
+def test_a_neighbour_that_says_what_a_line_says_already_is_not_told_again() -> None:
+    episode = hit("The user said on 3 May 2026: Which ferry goes to Texel?", record="e")
+    question = turn_hit("Which ferry goes to Texel?", "q")
+    answer = turn_hit("The one from Den Helder.", "h", role="assistant")
+    context = build_context(
+        [episode, answer], now=NOW, budget_tokens=500, known=Known({"h": Beside(question=question)})
+    )
+    assert context.text.count("Texel") == 1
+    assert "Den Helder" in context.text
+
+
 def test_what_one_line_says_is_not_told_twice_but_counts_as_given() -> None:
     turn = turn_hit("I moved to Oslo. The flat is near the harbour.", "t")
     memory = hit("The user said on 3 May 2026: I moved to Oslo.", record="m")

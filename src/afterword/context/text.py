@@ -167,12 +167,15 @@ class _Page:
             self._told.setdefault(teller.hit.id, []).append(hit)
             return
         told = [one for one in self._kept if one.role == "hit" and _tells(item, one)]
-        beside = [one for one in self._beside(hit) if one.hit.id not in self._ids and not self._is_order(one.hit)]
+        beside = [one for one in self._beside(hit) if not self._is_order(one.hit) and not self._is_told(one)]
         self._drop(told)
         if (beside and self._take([item, *beside])) or self._take([item]):
             self._told[hit.id] = [other for one in told for other in (one.hit, *self._told.pop(one.hit.id, ()))]
         else:
             self._take(told)
+
+    def _is_told(self, item: _Item) -> bool:
+        return item.hit.id in self._ids or any(_tells(one, item) for one in self._kept)
 
     def _drop(self, items: Sequence[_Item]) -> None:
         self._kept = [one for one in self._kept if one not in items]
