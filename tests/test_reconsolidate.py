@@ -335,3 +335,17 @@ async def test_the_date_of_a_memory_does_not_hide_that_it_is_taken_back() -> Non
     (revision,) = revisions(await taken_back(reads, "I sold the kayak again, it leaked.", llm))
     assert revision.text.startswith(memory.text)
     assert "sold the kayak" in revision.text
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "That sounds great, Tom! It's awesome to have good things around. Actually, I took my dog to the lake last week.",
+        "Sharing such a journey helps. I've known my friends for years, since I moved to Bonn.",
+    ],
+)
+async def test_what_a_turn_says_beside_what_it_takes_back_touches_no_memory(said: str) -> None:
+    reads, llm = FakeReads(), ScriptedLLM()
+    reads.remember("Mira said on 3 May 2026: Sharing our journey is great, it helps to have good friends around, Tom.")
+    assert (await taken_back(reads, said, llm, speaker="Mira")).changes == ()
+    assert llm.completed == []

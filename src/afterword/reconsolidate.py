@@ -106,7 +106,7 @@ async def _after_reply(job: Job, desk: Desk) -> Plan:
     drawn_on = [
         memory
         for memory in current
-        if used(memory.text, asked.text, reply.text) or may_correct(asked.text, memory.text)
+        if used(memory.text, asked.text, reply.text) or may_correct(asked.text, memory.text, asked.speaker or "")
     ]
     return await _plan(job, desk, _said_in(asked), drawn_on, (ended,))
 
@@ -131,7 +131,7 @@ async def _corrected_by(turn: Turn, scope: Scope, desk: Desk) -> list[MemoryReco
     given = {item.ref.record for receipt in receipts.values() for item in receipt.items}
     newest = await desk.reads.memories(scope, Filters(kinds=("episodic",)), limit=COMPARED)
     own = [memory for memory in newest if memory.id not in given and _of_same_person(memory, turn)]
-    return [memory for memory in own if may_correct(turn.text, memory.text)]
+    return [memory for memory in own if may_correct(turn.text, memory.text, turn.speaker or "")]
 
 
 def _said_in(turn: Turn) -> Said:

@@ -292,10 +292,14 @@ def may_change(said: str, memory: str) -> bool:
     return corrects(said) or (len(common) >= 2 and share(words, told) >= TOUCHED)
 
 
-def may_correct(said: str, memory: str) -> bool:
-    """Whether what was said has the form of a correction, and speaks of what this memory tells."""
-    told = content_words(undated(own_words(memory)))
-    return corrects(said) and may_change(said, memory) and share(told, content_words(said)) >= TOUCHED
+def may_correct(said: str, memory: str, speaker: str = "") -> bool:
+    """Whether a sentence of what was said has the form of a correction, and speaks of what this memory tells.
+
+    The name of the `speaker` counts for nothing: all that they said has it.
+    """
+    told = content_words(undated(own_words(memory))) - content_words(speaker)
+    taking_back = (sentence for sentence in sentences(said) if corrects(sentence) and may_change(sentence, memory))
+    return any(share(told, content_words(sentence)) >= TOUCHED for sentence in taking_back)
 
 
 def is_question(text: str) -> bool:
