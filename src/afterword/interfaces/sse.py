@@ -70,6 +70,7 @@ async def _news(holder: MemoryHolder, user_id: str) -> AsyncIterator[ServerSentE
         with memory.ledger.watch(scope) as watch:
             while not closing.done():
                 if news:
+                    await memory.worker.precedence.give_way()
                     state = await memory.ledger.state(scope)
                     yield event("changed", seq=state.seq, epoch=state.epoch, what=sorted(news))
                 news = await _gathered(watch, closing)
