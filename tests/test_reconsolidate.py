@@ -349,3 +349,13 @@ async def test_what_a_turn_says_beside_what_it_takes_back_touches_no_memory(said
     reads.remember("Mira said on 3 May 2026: Sharing our journey is great, it helps to have good friends around, Tom.")
     assert (await taken_back(reads, said, llm, speaker="Mira")).changes == ()
     assert llm.completed == []
+
+
+async def test_a_word_that_many_memories_have_does_not_make_a_correction_touch_them() -> None:
+    reads, llm = FakeReads(), ScriptedLLM(answers=[verdicts((1, "contradicted", ""))])
+    for place in ("garden", "kitchen", "cellar", "attic"):
+        reads.remember(f"The user paints the {place} at home.")
+    memory = reads.remember("The user owns a kayak.")
+    (revision,) = revisions(await taken_back(reads, "Since I moved from home I no longer own the kayak.", llm))
+    assert revision.ref == memory.ref
+    assert llm.completed[0].messages[-1].content.count("\n#") == 1

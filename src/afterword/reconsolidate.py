@@ -7,18 +7,19 @@ The LLM is asked at most once a turn, and only when the user told something rath
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, cast
 
 from afterword.asking import ask
-from afterword.decisions import Verdict, grounded, invented_details, lost_details, read_verdicts
+from afterword.decisions import Verdict, grounded, invented_details, lost_details, names_in, read_verdicts
 from afterword.errors import NotFound
 from afterword.lanes import correction_job, embed_job
 from afterword.language.dates import absolute, annotated, day
 from afterword.language.slips import slip, tidied
-from afterword.language.texts import content_words, cut, estimate_tokens, language_of, share
+from afterword.language.texts import content_words, cut, estimate_tokens, language_of, own_words, share
 from afterword.plan import Change, Plan, Reconsolidated, Revise, Strengthen
 from afterword.ports import Step
 from afterword.prompts import reconsolidate_question, said_by
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 STRONGEST = 5.0
 USED = 0.2  # of an episode's words in what was said
 COMPARED = 200  # newest episodes that a correction is held against
+FEW, OFTEN = 3, 0.05  # memories that share a word, or what part of them, above which it is a common one
 ASKED = 3  # episodes a call: those that share most with what was said
 KNOWN = 0.75  # of a new version's words that stand in the old one or in what was said
 WHY = 40  # tokens of what was said that are kept as the reason of a revision
@@ -106,7 +108,8 @@ async def _after_reply(job: Job, desk: Desk) -> Plan:
     drawn_on = [
         memory
         for memory in current
-        if used(memory.text, asked.text, reply.text) or may_correct(asked.text, memory.text, asked.speaker or "")
+        if used(memory.text, asked.text, reply.text)
+        or may_correct(asked.text, memory.text, content_words(asked.speaker or ""))
     ]
     return await _plan(job, desk, _said_in(asked), drawn_on, (ended,))
 
@@ -130,17 +133,27 @@ async def _corrected_by(turn: Turn, scope: Scope, desk: Desk) -> list[MemoryReco
     receipts = await desk.reads.receipts(scope, [answer.id for answer in answers if answer.reply_to == turn.id])
     given = {item.ref.record for receipt in receipts.values() for item in receipt.items}
     newest = await desk.reads.memories(scope, Filters(kinds=("episodic",)), limit=COMPARED)
-    own = [memory for memory in newest if memory.id not in given and _of_same_person(memory, turn)]
-    return [memory for memory in own if may_correct(turn.text, memory.text, turn.speaker or "")]
+    own = [memory for memory in newest if memory.id not in given and _may_be_taken_back(memory, turn)]
+    apart = content_words(turn.speaker or "") | _said_often(newest)
+    return [memory for memory in own if may_correct(turn.text, memory.text, apart)]
+
+
+def _said_often(memories: Sequence[MemoryRecord]) -> frozenset[str]:
+    """Words that many of these memories have, names aside: one of them in common is chance."""
+    found = Counter(word for memory in memories for word in content_words(own_words(memory.text)))
+    names = content_words(" ".join(name for memory in memories for name in names_in(memory.text)))
+    most = max(FEW, OFTEN * len(memories))
+    return frozenset(word for word, number in found.items() if number > most and word not in names)
 
 
 def _said_in(turn: Turn) -> Said:
     return Said(turn.text, said_by(turn, language_of(turn.text)), local_time(turn.said_at, turn.utc_offset), turn.id)
 
 
-def _of_same_person(memory: MemoryRecord, turn: Turn) -> bool:
-    """In a transcript of several people, nobody takes back what another one said."""
-    return turn.speaker is None or turn.speaker.lower() in memory.text.lower()
+def _may_be_taken_back(memory: MemoryRecord, turn: Turn) -> bool:
+    """What was said before; in a transcript of several people, by the same: nobody takes back what another one said."""
+    same = turn.speaker is None or turn.speaker.lower() in memory.text.lower()
+    return same and memory.said_at <= turn.said_at
 
 
 async def _after_query(job: Job, desk: Desk) -> Plan:

@@ -292,12 +292,10 @@ def may_change(said: str, memory: str) -> bool:
     return corrects(said) or (len(common) >= 2 and share(words, told) >= TOUCHED)
 
 
-def may_correct(said: str, memory: str, speaker: str = "") -> bool:
-    """Whether a sentence of what was said has the form of a correction, and speaks of what this memory tells.
-
-    The name of the `speaker` counts for nothing: all that they said has it.
-    """
-    told = content_words(undated(own_words(memory))) - content_words(speaker)
+def may_correct(said: str, memory: str, apart: frozenset[str] = frozenset()) -> bool:
+    """Whether a sentence of what was said has the form of a correction, and speaks of what this memory tells. Content words
+    that stand `apart` tell nothing: the speaker's name, and what many memories have."""
+    told = content_words(undated(own_words(memory))) - apart
     taking_back = (sentence for sentence in sentences(said) if corrects(sentence) and may_change(sentence, memory))
     return any(share(told, content_words(sentence)) >= TOUCHED for sentence in taking_back)
 
