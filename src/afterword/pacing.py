@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-GIVE_WAY_MOST = 0.1  # seconds that a job's next piece waits for searches and beginning replies
+GIVE_WAY_MOST = 0.25  # seconds that a job's next piece waits for searches and beginning replies
 GATHER = 0.01  # seconds in which several wakings become one look
 GATHER_MOST = 0.25  # the same while the event loop is late
 LATE = 0.005  # seconds
