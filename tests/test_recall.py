@@ -372,3 +372,18 @@ async def test_what_is_expected_and_never_asked_for_is_bounded(shelf: Shelf, ind
     gate.release()
     await recall.search(ANN, "dog", limit=5, filters=Filters())
     assert len(embedder.queries) <= MOST_AHEAD + 2
+
+
+async def test_what_failed_to_be_embedded_ahead_is_embedded_anew_when_it_is_expected_again(
+    shelf: Shelf, index: ExactIndex
+) -> None:
+    shelf.say("My dog is called Rex")
+    embedder = HashingEmbedder()
+    recall = Search(shelf, index, embedder).recall()
+    await recall.search(ANN, "dog", limit=5, filters=Filters())
+    embedder.fail_with(EmbedderUnavailable("the embedder refused"))
+    recall.expect("dog called")  # and no search comes
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    recall.expect("dog called")
+    assert (await recall.search(ANN, "dog called", limit=5, filters=Filters())).missed == ""

@@ -113,7 +113,8 @@ class Recall:
     def expect(self, query: str) -> None:
         """Begins to embed the query, for the model that served the last search. What no search comes for is given up."""
         text = shortened(query, LONG)
-        if self._usual is not None and (text, self._usual) not in self._ahead:
+        left = self._ahead.get((text, self._usual))  # of a message that no search came for: it may have failed
+        if self._usual is not None and (left is None or left.done()):
             self._ahead[text, self._usual] = asyncio.create_task(self._embedded(text, self._usual))
             while len(self._ahead) > MOST_AHEAD:
                 self._ahead.popitem(last=False)[1].cancel()

@@ -24,8 +24,8 @@ def needed(hit: Hit, before: Turn | None, after: Turn | None, spoke: Collection[
     answer is unclear alone: it ends most of its replies in a question. `spoke` are the names of those who spoke."""
     asking = asks(hit.text)
     if asking and after is not None and _another(hit, after):
-        echoes = is_echo(_neighbour(after, hit), hit, spoke)
-        return None if echoes else Beside(answer=_neighbour(after, hit))
+        answer = _neighbour(after, hit)
+        return None if is_echo(answer, hit, spoke) else Beside(answer=answer)
     if not asking and before is not None and _another(hit, before) and asks(before.text):
         by_person = before.role == "user" or before.speaker is not None
         if by_person or not clear_alone(hit.text) or len(content_words(hit.text)) < FEW_WORDS:

@@ -163,12 +163,10 @@ class ExactIndex:
 
     async def _catch_up(self, scope: Scope, slot: _Slot, least: ScopeState | None) -> tuple[Shard, Snapshot]:
         async with slot.lock:
-            shard = slot.shard
-            if least is not None and shard is not None and shard.is_frozen_at(least):
-                return shard, shard.frozen()  # another search took it in meanwhile
-            state = least if least is not None and shard is not None and shard.precedes(least) else None
-            state = state or await self._reads.state(scope)
-            if shard is None or (shard.epoch, shard.model) != (state.epoch, state.model) or shard.mostly_dead:
+            shard, state = slot.shard, least
+            if state is None or shard is None or not shard.is_of(state):
+                state = await self._reads.state(scope)
+            if shard is None or not shard.is_of(state) or shard.mostly_dead:
                 slot.shard = None
                 shard = slot.shard = await self._build(scope)
                 self._evict(scope)
@@ -182,10 +180,10 @@ class ExactIndex:
         while True:
             state, page = await self._reads.entries(scope, "", PAGE)
             shard = Shard(state.epoch, state.model, state.seq, keep_vectors=self._keep_vectors)
-            while page and (state.epoch, state.model) == (shard.epoch, shard.model):
+            while page and shard.is_of(state):
                 following = self._reads.entries(scope, page[-1].ref.record, PAGE)
                 _, (state, page) = await asyncio.gather(self._take_in(shard, page), following)
-            if (state.epoch, state.model) == (shard.epoch, shard.model):
+            if shard.is_of(state):
                 # pages were read one after the other: what changed meanwhile comes now
                 await self._follow(scope, shard, state.seq)
                 return shard

@@ -260,12 +260,11 @@ class Shard:
 
     def is_frozen_at(self, state: ScopeState) -> bool:
         """The same, and it knows all that the ledger held at `state`."""
-        same = (self.epoch, self.model) == (state.epoch, state.model)
-        return self.is_frozen() and same and self.cursor >= state.seq
+        return self.is_frozen() and self.is_of(state) and self.cursor >= state.seq
 
-    def precedes(self, state: ScopeState) -> bool:
-        """Whether it needs no more than the changes up to `state` to know all that the ledger held then."""
-        return (self.epoch, self.model) == (state.epoch, state.model) and self.cursor <= state.seq
+    def is_of(self, state: ScopeState) -> bool:
+        """Whether it needs no more than changes to know all that the ledger held at `state`."""
+        return (self.epoch, self.model) == (state.epoch, state.model)
 
     def frozen(self) -> Snapshot:
         """What it knows now."""
