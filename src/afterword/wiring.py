@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -21,7 +22,7 @@ from afterword.ports import Desk, Policy
 from afterword.settings import Settings, load_settings
 from afterword.status import status_of
 
-__all__ = ["Around", "Parts", "open_memory"]
+__all__ = ["Around", "Parts", "open_memory", "warm_up"]
 
 if TYPE_CHECKING:
     from afterword.context.briefing import Briefing
@@ -70,6 +71,14 @@ async def open_memory(
     async with AsyncExitStack() as stack:
         parts = Parts(llm, decider, embedder, memory, clock, around or Around(), count_tokens, reranker)
         yield await _wire(chosen, parts, run_worker, stack)
+
+
+async def warm_up(memory: AsyncMemory) -> None:
+    """Load what the first call to a model needs: for a server, after it is ready."""
+    from afterword.llms.client import load_client
+
+    if memory.llm is not None:
+        await asyncio.to_thread(load_client)
 
 
 async def _wire(settings: Settings, parts: Parts, run_worker: bool, stack: AsyncExitStack) -> AsyncMemory:

@@ -12,8 +12,7 @@ import numpy as np
 from afterword.embedders.checks import Checked
 from afterword.errors import EmbedderUnavailable
 from afterword.llms.client import CONNECT, LazyClient
-from afterword.llms.openai import FAILURES
-from afterword.llms.outages import Service, explained, too_slow
+from afterword.llms.outages import Service, explained, failures, too_slow
 
 if TYPE_CHECKING:
     from afterword.ports import Vector, Vectors
@@ -78,7 +77,7 @@ class OpenAIEmbedder:
             vectors = [_decoded(row["embedding"]) for row in rows]
         except TimeoutError:
             raise too_slow(self._service, timeout, setting) from None
-        except FAILURES as error:
+        except failures() as error:
             raise explained(error, self._service) from None
         return self._checked.rows(vectors, len(texts))
 

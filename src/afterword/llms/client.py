@@ -1,4 +1,4 @@
-"""The official client, made when it is first needed."""
+"""The official client, imported and made when it is first needed."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import openai
-
 if TYPE_CHECKING:
+    import openai
+
     from afterword.llms.outages import Service
 
 CONNECT = 10.0  # seconds to a connection
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def load_client() -> None:
+    """Import the official client, which takes a third of a second: for a server, whose first call should not wait."""
+    import openai  # noqa: F401
 
 
 class LazyClient:
@@ -29,7 +34,7 @@ class LazyClient:
         async with self._making:
             if self._client is None:
                 self._check()
-                # reads certificates: tens of milliseconds that the loop must not wait
+                # imports the client and reads certificates: half a second that the loop must not wait
                 self._client = await asyncio.to_thread(self._make)
         return self._client
 
@@ -56,6 +61,8 @@ class LazyClient:
             )
 
     def _make(self) -> openai.AsyncOpenAI:
+        import openai
+
         # a proxy set for the outside must not take calls to this machine
         local = urlsplit(self._service.base_url).hostname in _LOOPBACK
         timeout = openai.Timeout(None, connect=self._connect_timeout)

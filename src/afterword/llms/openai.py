@@ -7,13 +7,11 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from typing import TYPE_CHECKING, Any, cast
 
-import openai
-
 from afterword.errors import AfterwordError, LLMUnavailable, Outage
 from afterword.llms.client import CONNECT, LazyClient
 from afterword.llms.dialect import Dialect
 from afterword.llms.ollama import find_ollama
-from afterword.llms.outages import Service, explained, is_about_input, too_slow
+from afterword.llms.outages import Service, explained, failures, is_about_input, too_slow
 from afterword.llms.thinking import ThinkFilter, without_thoughts
 from afterword.meter import note_usage
 
@@ -23,10 +21,8 @@ if TYPE_CHECKING:
     from afterword.ports import Message, Prompt
     from afterword.records import Json
 
-__all__ = ["FAILURES", "OpenAILLM", "find_ollama"]
+__all__ = ["OpenAILLM", "find_ollama"]
 
-# ValueError: what came is no JSON; the others: it is JSON of another shape than the protocol's
-FAILURES = (openai.OpenAIError, ValueError, TypeError, AttributeError, LookupError)
 LISTING = 2.0  # seconds for the names of models in an error's fix
 NAMED = 5
 CHARACTERS_A_TOKEN = 16  # a background answer that is longer than this allows is no answer
@@ -110,13 +106,14 @@ class OpenAILLM:
 
     async def list_models(self) -> list[str]:
         """The names of the server's models. Raises `LLMUnavailable`."""
+        client = await self._client.get()
         try:
             async with asyncio.timeout(self._first):
-                listed = await (await self._client.get()).models.list()
+                listed = await client.models.list()
             return [model.id for model in listed.data]
         except TimeoutError:
             raise too_slow(self._service, self._first, "AFTERWORD_FIRST_TOKEN_DEADLINE") from None
-        except FAILURES as error:
+        except failures() as error:
             raise explained(error, self._service) from None
 
     async def aclose(self) -> None:
@@ -127,11 +124,13 @@ class OpenAILLM:
         sent = [{"role": message.role, "content": message.content} for message in messages]
         body = {"model": self.model, "messages": sent, "stream": True}
         began = finished = False
+        client = await self._client.get()
+        from openai import AsyncStream
+
         try:
-            client = await self._client.get()
             # plain JSON: making the client's objects takes more of the loop's time than all else in a piece
             response = await client.post(
-                "/chat/completions", cast_to=object, body=body, stream=True, stream_cls=openai.AsyncStream[object]
+                "/chat/completions", cast_to=object, body=body, stream=True, stream_cls=AsyncStream[object]
             )
             async with AsyncExitStack() as leaving:
                 leaving.push_async_callback(response.close)
@@ -141,7 +140,7 @@ class OpenAILLM:
                     finished = finished or ended
                     if alive:
                         yield text
-        except FAILURES as error:
+        except failures() as error:
             raise await self._explained(error) from None
         if not began:
             raise explained(ValueError(), self._service)
@@ -156,20 +155,18 @@ class OpenAILLM:
             request = dialect.request(messages, schema, max_tokens)
             try:
                 answer = await cast(Any, client.chat.completions).create(model=self.model, **request)
-            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                other = None if is_about_input(error) else dialect.adapted(str(error.message))
+            except failures() as error:
+                other = dialect.adapted(str(error)) if _asks_otherwise(error) else None
                 if other is None:
                     raise await self._explained(error) from None
                 dialect = other
-            except FAILURES as error:
-                raise await self._explained(error) from None
             else:
                 self._dialect = dialect
                 return cast("ChatCompletion", answer)
 
     async def _explained(self, error: Exception) -> AfterwordError:
         told = explained(error, self._service)
-        if isinstance(error, openai.NotFoundError) and isinstance(told, Outage) and "_MODEL" in told.fix:
+        if getattr(error, "status_code", 0) == 404 and isinstance(told, Outage) and "_MODEL" in told.fix:
             names = await self._names()
             if names:
                 told.fix += f": {', '.join(names)}"
@@ -182,6 +179,13 @@ class OpenAILLM:
                 return (await self.list_models())[:NAMED]
         except (LLMUnavailable, TimeoutError):
             return []
+
+
+def _asks_otherwise(error: Exception) -> bool:
+    """Whether the server refused the way of asking (400, 422), and not a text that is too long for the model."""
+    from openai import BadRequestError, UnprocessableEntityError
+
+    return isinstance(error, BadRequestError | UnprocessableEntityError) and not is_about_input(error)
 
 
 def _read(chunk: Any) -> tuple[str, bool, bool]:

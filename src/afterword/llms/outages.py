@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-
-import openai
+from typing import TYPE_CHECKING
 
 from afterword.errors import AfterwordError, BadAnswer, Outage
+
+if TYPE_CHECKING:
+    import openai
 
 SAID = 200  # characters of a server's own message that are passed on
 _KEY_WORDS = ("api key", "api_key", "apikey")
@@ -41,8 +43,18 @@ class Service:
         return text.replace(self.api_key, "…") if self.api_key else text
 
 
+def failures() -> tuple[type[Exception], ...]:
+    """What a call may raise: what the client knows, and what comes of an answer that is no JSON (`ValueError`) or of
+    another shape than the protocol's."""
+    import openai  # a third of a second's work, done when the client was made
+
+    return (openai.OpenAIError, ValueError, TypeError, AttributeError, LookupError)
+
+
 def explained(error: Exception, service: Service) -> AfterwordError:
     """The failure of a call as an `Outage` of the service's kind, or `BadAnswer` where the input is to blame."""
+    import openai
+
     if isinstance(error, openai.APIStatusError):
         return _status(error, service)
     if isinstance(error, openai.APITimeoutError):

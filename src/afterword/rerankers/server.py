@@ -9,8 +9,7 @@ from typing import Any
 
 from afterword.errors import RerankerUnavailable
 from afterword.llms.client import CONNECT, LazyClient
-from afterword.llms.openai import FAILURES
-from afterword.llms.outages import Service, explained, too_slow
+from afterword.llms.outages import Service, explained, failures, too_slow
 
 
 class RerankServer:
@@ -33,7 +32,7 @@ class RerankServer:
             return _in_order(answer, len(texts))
         except TimeoutError:
             raise too_slow(self._service, self._timeout, "AFTERWORD_RERANK_DEADLINE") from None
-        except FAILURES as error:
+        except failures() as error:
             raise explained(error, self._service) from None
 
     async def aclose(self) -> None:
