@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from datetime import timedelta
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -94,15 +93,15 @@ async def _wire(settings: Settings, parts: Parts, run_worker: bool, stack: Async
     await reads.open()
     stack.push_async_callback(reads.aclose)
     ledger = watched_ledger(reads, watch)
-    llm, decider, embedder = watch.models(*await _models(settings, parts, stack))
-    parts = _with_reranker(settings, parts, stack)
+    llm, decider, embedder, reranker = await _models(settings, parts, stack)
+    llm, decider, embedder = watch.models(llm, decider, embedder)
     index = await _opened_index(settings, parts, reads, offload, clock, stack)
     desk = Desk(reads, decider, embedder, offload, clock, _policy(settings))
     worker = _worker(settings, ledger, index, desk, parts.memory, watch)
     if run_worker:
         await stack.enter_async_context(worker.running(settings.drain_deadline))
     intake = _intake(settings, ledger, clock, embeds=embedder is not None)
-    recall = WatchedRecall(_recall(settings, reads, index, desk, parts, worker.precedence), watch)
+    recall = WatchedRecall(_recall(settings, reads, index, desk, parts.memory, reranker, worker.precedence), watch)
     briefing = _briefing(settings, reads, recall, clock, parts)
     chats = Chats(ledger, intake, briefing, llm, clock, desk.policy, _chat_limits(settings), worker.precedence)
     stack.push_async_callback(chats.close)
@@ -166,12 +165,15 @@ def _ledger(settings: Settings, clock: Clock, offload: Pools) -> Ledger:
 # ── models ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def _models(settings: Settings, parts: Parts, stack: AsyncExitStack) -> tuple[LLM, LLM | None, Embedder | None]:
+async def _models(
+    settings: Settings, parts: Parts, stack: AsyncExitStack
+) -> tuple[LLM, LLM | None, Embedder | None, Reranker | None]:
     """The models; those that were not handed in are ours to close."""
     llm, decider = await choose_llms(settings, parts)
     embedder = parts.embedder or choose_embedder(settings)
-    theirs = {id(part) for part in (parts.llm, parts.decider, parts.embedder)}
-    for ours in {id(part): part for part in (llm, decider, embedder) if part is not None}.values():
+    reranker = parts.reranker or choose_reranker(settings)
+    theirs = {id(part) for part in (parts.llm, parts.decider, parts.embedder, parts.reranker)}
+    for ours in {id(part): part for part in (llm, decider, embedder, reranker) if part is not None}.values():
         if id(ours) not in theirs:
             stack.push_async_callback(ours.aclose)
     around = parts.around
@@ -179,15 +181,8 @@ async def _models(settings: Settings, parts: Parts, stack: AsyncExitStack) -> tu
         around.llm(llm),
         None if decider is None else around.llm(decider),
         None if embedder is None else around.embedder(embedder),
+        reranker,
     )
-
-
-def _with_reranker(settings: Settings, parts: Parts, stack: AsyncExitStack) -> Parts:
-    made = None if parts.reranker else choose_reranker(settings)
-    if made is None:
-        return parts
-    stack.push_async_callback(made.aclose)
-    return replace(parts, reranker=made)
 
 
 # ── index, worker, state ───────────────────────────────────────────────────────────────────────────────────────────
@@ -231,14 +226,20 @@ def _intake(settings: Settings, ledger: Ledger, clock: Clock, *, embeds: bool) -
 
 
 def _recall(
-    settings: Settings, ledger: Ledger, index: Index, desk: Desk, parts: Parts, precedence: Precedence
+    settings: Settings,
+    ledger: Ledger,
+    index: Index,
+    desk: Desk,
+    memory: HandedMemory | None,
+    reranker: Reranker | None,
+    precedence: Precedence,
 ) -> Recall | HandedRecall:
     from afterword.recall import Recall
 
-    if parts.memory is not None:
+    if memory is not None:
         from afterword.handed_memory import HandedRecall
 
-        return HandedRecall(parts.memory, desk.clock, settings.recall_deadline)
+        return HandedRecall(memory, desk.clock, settings.recall_deadline)
     return Recall(
         ledger,
         index,
@@ -248,7 +249,7 @@ def _recall(
         deadline=settings.recall_deadline,
         half_life_days=settings.half_life_days,
         precedence=precedence,
-        reranker=parts.reranker,
+        reranker=reranker,
     )
 
 
