@@ -96,7 +96,10 @@ def absolute(text: str, local: datetime) -> str:
 def relative(text: str, local: datetime) -> tuple[Found, ...]:
     """Times told relative to `local` that can be worked out for certain; in order, without overlaps."""
     found: list[Found] = []
-    for pattern, meaning in _PATTERNS:
+    said = text.lower()
+    for hints, pattern, meaning in _PATTERNS:
+        if not any(hint in said for hint in hints):  # most texts tell no time, and two dozen patterns take theirs
+            continue
         for match in pattern.finditer(text):
             if any(match.start() < other.end and other.start < match.end() for other in found):
                 continue
@@ -197,31 +200,41 @@ def _en(pattern: str) -> re.Pattern[str]:
 _N = r"(?<![-,.\d])(?<!half )(?P<n>\d{1,3}|a|an|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)"
 _ZH_N = r"(?<![\d一二三四五六七八九十百千几])(?P<n>\d{1,3}|[一两二三四五六七八九十])"
 _WHICH = r"(?P<which>last|this|next)"
+_WHICH_HINTS = ("last ", "this ", "next ")
 _WEEK = r"(?P<which>上上|下下|上|这|本|下)(?:个)?(?:周|星期|礼拜)"
 
-_PATTERNS: tuple[tuple[re.Pattern[str], Meaning], ...] = (
-    (_en(r"(?:the )?day before yesterday"), _days(-2)),
-    (_en(r"(?:the )?day after tomorrow"), _days(2)),
-    (_en(r"yesterday(?: (?:morning|afternoon|evening))?|last night"), _days(-1)),
-    (_en(r"today|tonight|this (?:morning|afternoon|evening)"), _days(0)),
-    (_en(r"tomorrow(?: (?:morning|afternoon|evening|night))?"), _days(1)),
-    (_en(rf"{_N} (?P<unit>day|week|month|year)s? ago"), _counted),
-    (_en(rf"in {_N} (?P<unit>day|week|month|year)s?(?= ?(?:[,.;!?]|$|and |we |I ))"), _counted),
-    (_en(rf"{_WHICH} (?P<unit>weekend|week|month|year)"), _span),
-    (_en(rf"{_WHICH} (?P<day>{'|'.join(WEEKDAYS)})"), _weekday),
-    (re.compile("大前天"), _days(-3, "zh")),
-    (re.compile("大后天"), _days(3, "zh")),
-    (re.compile("前天|前晚"), _days(-2, "zh")),
-    (re.compile("后天"), _days(2, "zh")),
-    (re.compile("昨天|昨日|昨晚"), _days(-1, "zh")),
-    (re.compile("今天|今日|今晚|今早"), _days(0, "zh")),
-    (re.compile("明天|明日|明晚|明早"), _days(1, "zh")),
-    (re.compile(rf"{_ZH_N}(?P<unit>天|周|个星期|星期|个礼拜|个月|年)(?:以前|之前|前|以后|之后|后)"), _counted),
-    (re.compile(rf"{_WEEK}(?P<day>[一二三四五六日天])?(?P<end>末)?"), _zh_week),
-    (re.compile("上上个月|下下个月|上个?月|下个?月|这个月|本月"), _zh_month),
-    (re.compile("前年"), _zh_year(-2)),
-    (re.compile("去年"), _zh_year(-1)),
-    (re.compile("今年"), _zh_year(0)),
-    (re.compile("明年"), _zh_year(1)),
-    (re.compile("后年"), _zh_year(2)),
+# in order; the first of each are words that its text has at least one of
+_PATTERNS: tuple[tuple[tuple[str, ...], re.Pattern[str], Meaning], ...] = (
+    (("day before",), _en(r"(?:the )?day before yesterday"), _days(-2)),
+    (("day after",), _en(r"(?:the )?day after tomorrow"), _days(2)),
+    (("yesterday", "last night"), _en(r"yesterday(?: (?:morning|afternoon|evening))?|last night"), _days(-1)),
+    (("today", "tonight", "this "), _en(r"today|tonight|this (?:morning|afternoon|evening)"), _days(0)),
+    (("tomorrow",), _en(r"tomorrow(?: (?:morning|afternoon|evening|night))?"), _days(1)),
+    ((" ago",), _en(rf"{_N} (?P<unit>day|week|month|year)s? ago"), _counted),
+    (
+        ("in ",),
+        _en(rf"in {_N} (?P<unit>day|week|month|year)s?(?= ?(?:[,.;!?]|$|and |we |I ))"),
+        _counted,
+    ),
+    (_WHICH_HINTS, _en(rf"{_WHICH} (?P<unit>weekend|week|month|year)"), _span),
+    (_WHICH_HINTS, _en(rf"{_WHICH} (?P<day>{'|'.join(WEEKDAYS)})"), _weekday),
+    (("大前天",), re.compile("大前天"), _days(-3, "zh")),
+    (("大后天",), re.compile("大后天"), _days(3, "zh")),
+    (("前天", "前晚"), re.compile("前天|前晚"), _days(-2, "zh")),
+    (("后天",), re.compile("后天"), _days(2, "zh")),
+    (("昨",), re.compile("昨天|昨日|昨晚"), _days(-1, "zh")),
+    (("今",), re.compile("今天|今日|今晚|今早"), _days(0, "zh")),
+    (("明",), re.compile("明天|明日|明晚|明早"), _days(1, "zh")),
+    (
+        ("前", "后"),
+        re.compile(rf"{_ZH_N}(?P<unit>天|周|个星期|星期|个礼拜|个月|年)(?:以前|之前|前|以后|之后|后)"),
+        _counted,
+    ),
+    (("周", "星期", "礼拜"), re.compile(rf"{_WEEK}(?P<day>[一二三四五六日天])?(?P<end>末)?"), _zh_week),
+    (("月",), re.compile("上上个月|下下个月|上个?月|下个?月|这个月|本月"), _zh_month),
+    (("前年",), re.compile("前年"), _zh_year(-2)),
+    (("去年",), re.compile("去年"), _zh_year(-1)),
+    (("今年",), re.compile("今年"), _zh_year(0)),
+    (("明年",), re.compile("明年"), _zh_year(1)),
+    (("后年",), re.compile("后年"), _zh_year(2)),
 )

@@ -38,13 +38,15 @@ _SAID_ON = re.compile(
 
 def language_of(text: str) -> Language:
     """`zh` where a fifth of the letters or more are Chinese characters, else `en`: names in Latin script weigh more."""
+    if text.isascii():  # most are, and everything is asked
+        return "en"
     letters = len(_LETTER.findall(text))
     return "zh" if letters and len(_HAN.findall(text)) >= 0.2 * letters else "en"
 
 
 def estimate_tokens(text: str) -> int:
     """A careful guess without a tokenizer: 1 a CJK character, 1 for each 3 bytes of UTF-8 of the rest."""
-    wide = len(_CJK.findall(text))
+    wide = 0 if text.isascii() else len(_CJK.findall(text))
     rest = len(text.encode("utf-8", "replace")) - 3 * wide
     return wide + -(-rest // 3)
 
