@@ -254,10 +254,12 @@ def names_in(text: str) -> frozenset[str]:
     chinese = language_of(text) == "zh"
     found = {quoted.lower() for quoted in (*_QUOTED.findall(text), *_CALLED.findall(text))}
     for match in _NAME.finditer(text):
+        if not chinese and not match.group()[0].isupper():
+            continue
         word = re.sub(r"['’](?:s|m|ve|d|ll|re)$", "", match.group()).rstrip(".-'’")
         before = text[: match.start()].rstrip(" \"'“(")
         first = not before or before[-1] in ".!?:…\n"
-        if word.lower() not in _NO_NAMES and (chinese or (word[0].isupper() and not first)):
+        if word.lower() not in _NO_NAMES and (chinese or not first):
             found.add(word.lower())
     return frozenset(found)
 

@@ -18,7 +18,7 @@ from afterword.plan import Decided, Plan
 from afterword.ports import Step
 from afterword.recall import Recalled
 from afterword.records import Filters, Hit, Ref
-from afterword.remember import next_jobs, window
+from afterword.remember import window
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,8 +87,7 @@ def remember_step(memory: HandedMemory) -> Step:
         told = [turn for turn in turns if turn.role == "user"]
         for turn in told:
             await memory.add(turn.text, job.scope.user)
-        jobs = await next_jobs(job.scope, chat_id, last, desk)
-        return Plan((Decided(chat_id, first, last, "import"),), {"handed_over": len(told)}, jobs)
+        return Plan((Decided(chat_id, first, last, "import"),), {"handed_over": len(told)})
 
     return Step("remember", decide, window, timeout=300.0)
 

@@ -103,22 +103,13 @@ async def decide(job: Job, desk: Desk) -> Plan:
     changes, decision = await _decide(job.scope, span, talk, desk)
     embedding = (embed_job(job.scope),) if desk.embedder is not None else ()
     corrections = _corrections(job.scope, talk) if _asked(desk.llm) else ()
-    return Plan(
-        changes, decision, (*embedding, *corrections, *await next_jobs(job.scope, span.chat_id, span.last, desk))
-    )
+    return Plan(changes, decision, (*embedding, *corrections))  # the ledger puts the job for what was said since
 
 
 def _corrections(scope: Scope, talk: Talk) -> tuple[NewJob, ...]:
     """What a turn takes back may stand in episodes that no reply was given: they are revised behind it."""
     turns = [one for one in talk.wanted.values() if rules.corrects(talk.own(one)) and not rules.is_question(one.text)]
     return (correction_job(scope, turns[0].chat_id, [turn.id for turn in turns]),) if turns else ()
-
-
-async def next_jobs(scope: Scope, chat_id: str, last: int, desk: Desk) -> tuple[NewJob, ...]:
-    """The job for what was said after position `last`, if anything was."""
-    if await desk.reads.turns(scope, chat_id, first=last + 1, limit=1):
-        return (remember_job(scope, chat_id, 0.0, 0.0),)
-    return ()
 
 
 STEP = Step("remember", decide, window, timeout=300.0)
@@ -212,8 +203,8 @@ def _judged(entry: Entry, turn: Turn | None, talk: Talk, policy: Policy) -> tupl
     """An entry as an insert, if it tells what was said in that turn of a person; else it is told in their own words."""
     if turn is None:
         return [], "rests on no turn of a person"
-    own = _own_words(entry, turn, talk, policy)
     # A record under a kind that has none: the kind is a slip where the turn has the form of telling something.
+    own = [] if entry.write else _own_words(entry, turn, talk, policy)
     if not entry.write and not (entry.text and own):
         return [], "not kept"
     kind = entry.kind if entry.write else str(own[0].metadata["kind"])
@@ -223,6 +214,7 @@ def _judged(entry: Entry, turn: Turn | None, talk: Talk, policy: Policy) -> tupl
         return [_insert(turn, text, "llm", kind)], "written"
     if not entry.write:
         return [], "not kept"
+    own = _own_words(entry, turn, talk, policy)
     return own, f"{wrong}: {'kept in their own words' if own else 'dropped'}"
 
 

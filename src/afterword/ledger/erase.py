@@ -167,8 +167,9 @@ def _only_resting_on(held: Held, gone: Sequence[str]) -> list[str]:
 def _present(held: Held, records: set[str]) -> set[str]:
     found: set[str] = set()
     for part in chunks(sorted(records)):
-        for query in _there:
-            found.update(held.conn.execute(query, {"scope": held.id, "ids": part}).scalars())
+        for query in _there:  # most are turns: then memories need not be asked
+            if left := [record for record in part if record not in found]:
+                found.update(held.conn.execute(query, {"scope": held.id, "ids": left}).scalars())
     return found
 
 
