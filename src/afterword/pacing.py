@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
 
 GIVE_WAY_MOST = 0.25  # seconds that a job's next piece waits for searches and beginning replies
 GATHER = 0.01  # seconds in which several wakings become one look
@@ -34,15 +33,6 @@ class Gathering:
         self.seconds = min(GATHER_MOST, 2 * self.seconds) if late > LATE else max(GATHER, self.seconds / 2)
 
 
-class _Wait:
-    """Somebody's wait: `counted` while it holds back what runs behind."""
-
-    counted = over = False
-
-
-_within: ContextVar[_Wait | None] = ContextVar("within", default=None)
-
-
 class Precedence:
     """What somebody waits for goes before what runs behind the replies: a job begins its next piece of work when no
     search and no beginning reply is under way, one job after another, or after `GIVE_WAY_MOST`.
@@ -58,43 +48,15 @@ class Precedence:
 
     @contextmanager
     def urgent(self) -> Iterator[None]:
-        """Inside, somebody waits. What is within another's counts with it."""
-        outer = _within.get()
-        if outer is not None and outer.counted:
-            yield
-            return
-        wait = _Wait()
-        mark = _within.set(wait)
-        self._count(wait, True)
+        """Inside, somebody waits."""
+        self._urgent += 1
+        self._quiet.clear()
         try:
             yield
         finally:
-            _within.reset(mark)
-            wait.over = True
-            if wait.counted:
-                self._count(wait, False)
-
-    @contextmanager
-    def elsewhere(self) -> Iterator[None]:
-        """Inside, who waits waits for somebody outside this process: what runs behind may go on."""
-        wait = _within.get()
-        if wait is None or not wait.counted:
-            yield
-            return
-        self._count(wait, False)
-        try:
-            yield
-        finally:
-            if not wait.over:  # what asks beside others may outlive them
-                self._count(wait, True)
-
-    def _count(self, wait: _Wait, counted: bool) -> None:
-        wait.counted = counted
-        self._urgent += 1 if counted else -1
-        if self._urgent:
-            self._quiet.clear()
-        else:
-            self._quiet.set()
+            self._urgent -= 1
+            if not self._urgent:
+                self._quiet.set()
 
     async def give_way(self) -> None:
         """To be awaited before each piece of a job's work, and before the page reads what that changed."""

@@ -177,13 +177,7 @@ class Recall:
         takes in what is new meanwhile."""
         usual = self._usual
         embedded = self._ahead.pop((text, usual), None) or self._embedded(text, usual)
-        embedding = asyncio.ensure_future(embedded)
-        try:
-            state = await self._state(scope)
-            with self._precedence.elsewhere():
-                vector, missed = await embedding
-        finally:
-            embedding.cancel()
+        state, (vector, missed) = await asyncio.gather(self._state(scope), embedded)
         if state.model is None:  # nothing of theirs is embedded yet: no reason to expect the same of others
             return state, None, ""
         if state.model != usual:
@@ -240,8 +234,7 @@ class Recall:
         texts = [_said(one)[:RERANKED_TEXT] for one in best]
         try:
             async with asyncio.timeout(RERANKER_SHARE * self._deadline):
-                with self._precedence.elsewhere():
-                    scores = await self._reranker.scores(shortened(text, LONG_EMBEDDED), texts)
+                scores = await self._reranker.scores(shortened(text, LONG_EMBEDDED), texts)
             return [*reranked(best, scores, self._weights), *ranked[RERANKED:]], ""
         except TimeoutError:
             cause = f"the reranker did not answer within {RERANKER_SHARE * self._deadline:g} s"
