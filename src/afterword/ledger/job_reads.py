@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from afterword.errors import NotFound
 from afterword.ledger import rows, schema
 from afterword.ledger.migrate import VERSION_TABLE
+from afterword.ledger.packed import fetch
 from afterword.ledger.schema import LAGGING, QUEUED, RULES, RUNNING, Moment
 from afterword.ports import Queue
 from afterword.records import Scope
@@ -82,7 +83,7 @@ def jobs(conn: sa.Connection, scope_id: int | None, wanted: JobFilter) -> list[J
         "before": wanted.before,
     }
     given = {name: value for name, value in values.items() if value is not None}
-    found = conn.execute(_listing(frozenset(given)), {**given, "most": wanted.limit})
+    found = fetch(conn, _listing(frozenset(given)), {**given, "most": wanted.limit})
     return [rows.job_from(row) for row in found]
 
 
@@ -102,8 +103,8 @@ def work(conn: sa.Connection, scope_id: int, since: datetime) -> tuple[list[Job]
     """What is unfinished or dead, and of what was put lately what was done after `since`, newest first; and how many are
     unfinished or dead, by state."""
     at = {"scope": scope_id, "since": since}
-    live = [rows.job_from(row) for row in conn.execute(_live, at)]
-    done = [rows.job_from(row) for row in conn.execute(_done_lately, at)]
+    live = [rows.job_from(row) for row in fetch(conn, _live, at)]
+    done = [rows.job_from(row) for row in fetch(conn, _done_lately, at)]
     counts: dict[str, int] = Counter(job.state for job in live)
     if len(live) == LISTED:  # there are more
         counts = job_counts(conn, scope_id)

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from afterword.errors import InvalidInput, NotFound
 from afterword.ledger import rows, schema
+from afterword.ledger.packed import fetch
 from afterword.ledger.tx import chunks
 
 if TYPE_CHECKING:
@@ -53,11 +54,10 @@ _of_sources = _current.where(_memory.c.scope_id == sa.bindparam("scope"), _memor
 def read(conn: sa.Connection, scope_id: int, refs: Sequence[Ref]) -> dict[Ref, Turn | MemoryRecord]:
     found: dict[str, Turn | MemoryRecord] = {}
     for part in chunks(list({ref.record for ref in refs})):
-        found.update(
-            (row.id, rows.turn_from(row)) for row in conn.execute(_turns_of_ids, {"scope": scope_id, "ids": part})
-        )
+        turns = fetch(conn, _turns_of_ids, {"scope": scope_id, "ids": part})
+        found.update((row.id, rows.turn_from(row)) for row in turns)
         if others := [record for record in part if record not in found]:
-            memories_ = conn.execute(_of_ids, {"scope": scope_id, "ids": others})
+            memories_ = fetch(conn, _of_ids, {"scope": scope_id, "ids": others})
             found.update((row.id, rows.memory_from(row)) for row in memories_)
     return {ref: found[ref.record] for ref in refs if ref.record in found and found[ref.record].ref == ref}
 
@@ -118,7 +118,7 @@ def number(conn: sa.Connection, scope_id: int, kind: MemoryKind, most: int) -> i
 def _page(
     conn: sa.Connection, query: sa.Select[Any], at: Mapping[str, Any], limit: int, offset: int
 ) -> list[MemoryRecord]:
-    return [rows.memory_from(row) for row in conn.execute(query, {**at, "most": limit, "skipped": offset})]
+    return [rows.memory_from(row) for row in fetch(conn, query, {**at, "most": limit, "skipped": offset})]
 
 
 def _paged(conn: sa.Connection, query: sa.Select[Any], at: Mapping[str, Any]) -> Iterator[MemoryRecord]:
@@ -137,7 +137,7 @@ def _passes(one: MemoryRecord, filters: Filters) -> bool:
 def memories_of(conn: sa.Connection, scope_id: int, sources: Sequence[str]) -> list[MemoryRecord]:
     found: dict[str, MemoryRecord] = {}
     for part in chunks(list(dict.fromkeys(sources))):
-        resting = conn.execute(_of_sources, {"scope": scope_id, "ids": part})
+        resting = fetch(conn, _of_sources, {"scope": scope_id, "ids": part})
         found.update((row.id, rows.memory_from(row)) for row in resting)
     return sorted(found.values(), key=lambda one: (one.said_at, one.id))
 

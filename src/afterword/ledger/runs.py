@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from afterword.ledger import jobs, rows, schema
+from afterword.ledger.packed import fetch
 
 if TYPE_CHECKING:
     from afterword.ledger.tx import Held, Tx
@@ -28,7 +29,7 @@ _newest_of_kind = _newest.where(_run.c.kind == sa.bindparam("kind"))
 def runs(conn: sa.Connection, scope_id: int, kind: str | None, limit: int) -> list[Run]:
     query = _newest if kind is None else _newest_of_kind
     given = {} if kind is None else {"kind": kind}
-    return [rows.run_from(row) for row in conn.execute(query, {"scope": scope_id, "most": limit, **given})]
+    return [rows.run_from(row) for row in fetch(conn, query, {"scope": scope_id, "most": limit, **given})]
 
 
 def start_run(tx: Tx, scope: Scope, kind: str, total: int, job: NewJob, room: jobs.Room) -> tuple[Run, bool]:

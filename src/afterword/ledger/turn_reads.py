@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from afterword.errors import NotFound
 from afterword.ledger import rows, schema, shadow
+from afterword.ledger.packed import fetch
 from afterword.ledger.tx import chunks
 from afterword.ports import Opening
 from afterword.records import Chat
@@ -65,7 +66,7 @@ _cursor = sa.select(_chat.c.decided).where(
 
 
 def chats(conn: sa.Connection, scope_id: int, limit: int) -> list[Chat]:
-    found = conn.execute(_chats, {"scope": scope_id, "most": limit})
+    found = fetch(conn, _chats, {"scope": scope_id, "most": limit})
     return [Chat(row.id, _title(row.title or ""), row.turns, row.last_at) for row in found]
 
 
@@ -76,7 +77,7 @@ def _title(text: str) -> str:
 
 def turns(conn: sa.Connection, scope_id: int, chat_id: str, first: int, last: int | None, limit: int) -> list[Turn]:
     at = {"scope": scope_id, "chat": chat_id, "first": first, "last": LAST if last is None else last, "most": limit}
-    return [rows.turn_from(row) for row in conn.execute(_between, at)]
+    return [rows.turn_from(row) for row in fetch(conn, _between, at)]
 
 
 def turns_at(conn: sa.Connection, scope_id: int, places: Sequence[tuple[str, int]]) -> list[Turn]:
@@ -87,12 +88,12 @@ def turns_at(conn: sa.Connection, scope_id: int, places: Sequence[tuple[str, int
     for chat_id, positions in of_chat.items():
         for part in chunks(positions):
             at = {"scope": scope_id, "chat": chat_id, "positions": part}
-            found += [rows.turn_from(row) for row in conn.execute(_at_positions, at)]
+            found += [rows.turn_from(row) for row in fetch(conn, _at_positions, at)]
     return found
 
 
 def last_turns(conn: sa.Connection, scope_id: int, chat_id: str, count: int) -> list[Turn]:
-    found = conn.execute(_newest, {"scope": scope_id, "chat": chat_id, "most": count})
+    found = fetch(conn, _newest, {"scope": scope_id, "chat": chat_id, "most": count})
     return [rows.turn_from(row) for row in found][::-1]
 
 
@@ -128,7 +129,7 @@ def receipt(conn: sa.Connection, scope_id: int, reply_id: str) -> Receipt | None
 def receipts(conn: sa.Connection, scope_id: int, reply_ids: Sequence[str]) -> dict[str, Receipt]:
     found: dict[str, Receipt] = {}
     for part in chunks(reply_ids):
-        for row in conn.execute(_receipts, {"scope": scope_id, "replies": part}):
+        for row in fetch(conn, _receipts, {"scope": scope_id, "replies": part}):
             found[row.reply_id] = rows.receipt_from(row)
     return found
 
