@@ -7,7 +7,7 @@ import asyncio
 import anyio
 import pytest
 
-from afterword.pacing import GATHER, GATHER_MOST, GIVE_WAY_MOST, LATE, Gathering, Precedence
+from afterword.pacing import GATHER, GATHER_MOST, GIVE_WAY_MOST, LATE, PIECES, Gathering, Precedence
 
 pytestmark = pytest.mark.anyio
 
@@ -41,3 +41,43 @@ async def test_searches_without_end_hold_up_a_job_for_a_moment_only() -> None:
     precedence = Precedence()
     with precedence.urgent(), anyio.fail_after(20 * GIVE_WAY_MOST):
         await precedence.give_way()
+
+
+async def test_few_jobs_write_at_once_and_the_next_begins_when_one_has_ended() -> None:
+    precedence = Precedence()
+    began: list[int] = []
+    ends = [asyncio.Event() for _ in range(PIECES + 2)]
+
+    async def write(number: int) -> None:
+        async with precedence.writing():
+            began.append(number)
+            await ends[number].wait()
+
+    writing = [asyncio.create_task(write(number)) for number in range(PIECES + 2)]
+    await anyio.wait_all_tasks_blocked()
+    assert began == list(range(PIECES))
+    ends[0].set()
+    await anyio.wait_all_tasks_blocked()
+    assert began == list(range(PIECES + 1))
+    for end in ends:
+        end.set()
+    with anyio.fail_after(GIVE_WAY_MOST / 2):
+        await asyncio.gather(*writing)
+
+
+async def test_a_write_that_waits_for_a_search_may_be_cancelled_and_leaves_its_place_to_others() -> None:
+    precedence = Precedence()
+
+    async def write() -> None:
+        async with precedence.writing():
+            pass
+
+    with precedence.urgent():
+        waiting = [asyncio.create_task(write()) for _ in range(PIECES)]
+        await anyio.wait_all_tasks_blocked()
+        assert not any(task.done() for task in waiting)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+    with anyio.fail_after(GIVE_WAY_MOST / 2):
+        await write()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 GIVE_WAY_MOST = 0.25  # seconds that a job's next piece waits for searches and beginning replies
+PIECES = 5  # writes of jobs at once: what has begun is not over yet when a search comes (3 slows the jobs, 8 searches)
 GATHER = 0.01  # seconds in which several wakings become one look
 GATHER_MOST = 0.25  # the same while the event loop is late
 LATE = 0.005  # seconds
@@ -45,6 +46,7 @@ class Precedence:
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._turn = asyncio.Lock()
+        self._writing = asyncio.Semaphore(PIECES)
 
     @contextmanager
     def urgent(self) -> Iterator[None]:
@@ -57,6 +59,13 @@ class Precedence:
             self._urgent -= 1
             if not self._urgent:
                 self._quiet.set()
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[None]:
+        """A write of a job: gives way, and is one of a few at once."""
+        async with self._writing:
+            await self.give_way()
+            yield
 
     async def give_way(self) -> None:
         """To be awaited before each piece of a job's work, and before the page reads what that changed."""

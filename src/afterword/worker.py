@@ -293,14 +293,14 @@ class Worker:
             raise NotRemembered("its worker was lost at every attempt")
         step = self._steps[job.kind]
         if job.window is None and step.window is not None:
-            await self.precedence.give_way()
-            job = await self._ledger.fix_window(job, await step.window(job, desk))
+            async with self.precedence.writing():
+                job = await self._ledger.fix_window(job, await step.window(job, desk))
         for _ in range(CONFLICTS):
             await self.precedence.give_way()
             plan = await step.decide(job, desk)
-            await self.precedence.give_way()
             try:
-                await self._ledger.apply(job, plan)
+                async with self.precedence.writing():
+                    await self._ledger.apply(job, plan)
             except VersionConflict:
                 continue
             break
