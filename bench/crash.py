@@ -38,6 +38,7 @@ from bench.told import Told
 from bench.traffic import Client, Died
 
 CHAPTER = 50  # kills on one data folder
+LAST_REQUEST = 2.0  # seconds
 
 
 @dataclass
@@ -163,9 +164,7 @@ class Chapter:
                 patience = planned.seconds if planned.at_random else planned.place.patience * self._patience
                 await until_dead(life, lambda: planned.place.recipe(clients[0]), patience)
             finally:
-                for task in work:
-                    task.cancel()
-                await asyncio.gather(*work, return_exceptions=True)
+                await _ended(work)
 
     async def _beside(self, client: Client) -> None:
         """What somebody else does meanwhile: first what the last crash left undone."""
@@ -207,6 +206,15 @@ class Chapter:
         """Leave a folder in which something was found to be looked at."""
         if self._keep is not None and self._findings.found:
             shutil.copytree(self._folder, self._keep / f"after-{tally.kills}-{self._folder.name}")
+
+
+async def _ended(work: list[asyncio.Task[None]]) -> None:
+    """Tasks whose server is dead end at their next request; cancelled while they connect, they would leave a socket open."""
+    if work:
+        _, late = await asyncio.wait(work, timeout=LAST_REQUEST)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*work, return_exceptions=True)
 
 
 async def campaign(options: Options, tally: Tally) -> None:
