@@ -1,7 +1,7 @@
 """What the memory does under load: recall while others write, one user's crowd beside another, many open pages.
 
     scripts/bench load [--parts recall,burst,cycles,fair,page,mem0] [--embedder hashing|local] [--memories N] [--in-flight 0,6,20,50,200]
-                       [--short] [--seed S]
+                       [--searches N] [--every SECONDS] [--short] [--seed S]
 
 Each part prints its rows; the last line is one JSON object with all figures and, under `bars`, whether each bar is held.
 """
@@ -208,6 +208,8 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--embedder", choices=["hashing", "local"], default="hashing")
     parser.add_argument("--memories", type=int)
     parser.add_argument("--in-flight", help="comma-separated counts of adds; 0 is idle")
+    parser.add_argument("--searches", type=int, help="of each row")
+    parser.add_argument("--every", type=float, help="seconds from one search to the next")
     parser.add_argument("--short", action="store_true", help="tiny numbers, to see that everything works")
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args(arguments)
@@ -220,7 +222,8 @@ def form_of(options: argparse.Namespace) -> Form:
         changes["memories"] = options.memories
     if options.in_flight:
         changes["in_flight"] = tuple(int(part) for part in options.in_flight.split(","))
-    return Form(**{**form.__dict__, **changes})
+    pace = replace(form.pace, searches=options.searches or form.pace.searches, every=options.every or form.pace.every)
+    return Form(**{**form.__dict__, "pace": pace, **changes})
 
 
 def main(arguments: list[str] | None = None) -> None:

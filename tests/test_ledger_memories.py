@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ from afterword.plan import (
     Strengthen,
 )
 from afterword.ports import JobFilter
-from afterword.records import Filters, MemoryRecord, NewJob, NewTurn, Ref
+from afterword.records import Filters, MemoryRecord, NewJob, NewReply, NewTurn, Receipt, ReceiptItem, Ref
 from afterword.testing.clock import START
 from tests.ledger_house import ANN, BACKENDS, BEN, MODEL, House, a_house, vectors
 
@@ -331,3 +332,64 @@ async def test_a_turn_can_not_take_the_id_of_a_memory(house: House) -> None:
     (ref,) = await house.remember("one")
     with pytest.raises(InvalidInput, match="id of a memory"):
         await house.ledger.accept(ANN, [NewTurn("c", "user", "hi", turn_id=ref.record)])
+
+
+# ── rows that are read in one step ─────────────────────────────────────────────────────────────────────────────────
+
+ODD = "He said: \"\\ no\" \u2028\t{}[] 🙂 你好\n'quoted'; DROP TABLE turn --"
+NUMBERS: dict[str, Any] = {
+    "third": 1 / 3,
+    "tiny": 5e-324,
+    "huge": 1.7976931348623157e308,
+    "large": 2**53 + 1,
+    "none": None,
+    "deep": [{}],
+}
+
+
+async def test_turns_come_back_to_the_last_bit(house: House) -> None:
+    said = START + timedelta(microseconds=123_457)
+    turns = [
+        NewTurn("c", "user", ODD, said_at=said, utc_offset=-210, speaker='"李"', metadata={**NUMBERS, ODD: ODD}),
+        NewTurn("c", "user", "plain", said_at=said + timedelta(microseconds=1)),
+    ]
+    stored = await house.ledger.accept(ANN, turns, [])
+    assert await house.ledger.turns(ANN, "c") == stored
+    assert await house.ledger.last_turns(ANN, "c", 2) == stored
+    assert list((await house.ledger.read(ANN, [turn.ref for turn in stored])).values()) == stored
+    assert (stored[0].text, stored[0].metadata, stored[0].said_at) == (ODD, {**NUMBERS, ODD: ODD}, said)
+
+
+async def test_memories_come_back_to_the_last_bit(house: House) -> None:
+    said = START + timedelta(microseconds=654_321)
+    (ref,) = await house.remember(ODD, said_at=said, metadata=NUMBERS, why=ODD)
+    await house.run(Strengthen(ref.record, 0.1 + 0.2, said))
+    alone = await house.ledger.memory(ANN, ref.record)
+    assert await house.ledger.memories(ANN, Filters()) == [alone]
+    assert await house.ledger.read(ANN, [ref]) == {ref: alone}
+    assert (alone.text, alone.why, alone.metadata) == (ODD, ODD, NUMBERS)
+    assert (alone.strength, alone.said_at, alone.used_at) == (0.1 + 0.2, said, said)
+
+
+async def test_receipts_come_back_to_the_last_bit(house: House) -> None:
+    (turn,) = await house.say(ODD)
+    (first,) = await house.remember("one")
+    item = ReceiptItem(first, "episodic", 1 / 3, {"words": 0.1 + 0.2}, (turn.id,))
+    new = NewReply("c", turn.id, ODD, house.clock.now(), 0)
+    receipt = Receipt((item,), ODD, 1000 / 3)
+    reply = await house.ledger.answer(ANN, 0, new, receipt, [])
+    assert await house.ledger.receipts(ANN, [reply.id]) == {reply.id: receipt}
+
+
+async def test_nothing_is_read_where_nothing_is(house: House) -> None:
+    assert await house.ledger.turns(BEN, "c") == []
+    assert await house.ledger.memories(BEN, Filters()) == []
+    assert await house.ledger.chats(BEN) == []
+    assert await house.ledger.receipts(BEN, ["r"]) == {}
+
+
+async def test_a_thousand_turns_are_read_in_their_order(house: House) -> None:
+    turns = [NewTurn("c", "user", f"turn {number}") for number in range(1000)]
+    await house.ledger.accept(ANN, turns, [])
+    assert [turn.text for turn in await house.ledger.turns(ANN, "c")] == [new.text for new in turns]
+    assert [turn.text for turn in await house.ledger.last_turns(ANN, "c", 3)] == [new.text for new in turns[-3:]]
