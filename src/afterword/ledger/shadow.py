@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from afterword.language.questions import asks
 from afterword.language.texts import estimate_tokens
 from afterword.ledger import rows, schema
+from afterword.ledger.packed import fetch
 from afterword.ports import IndexChange
 from afterword.records import Ref, ScopeState
 
@@ -21,20 +22,8 @@ BEFORE = 130  # of that one, at most
 SAME_TALK = timedelta(hours=6)
 
 _turn = schema.turn
-_said = sa.select(
-    *(_turn.c[name] for name in ("chat_id", "position", "role", "speaker", "text", "said_at", "searchable"))
-)
-_said_at = _said.where(
-    _turn.c.scope_id == sa.bindparam("id"),
-    _turn.c.chat_id == sa.bindparam("chat"),
-    _turn.c.position == sa.bindparam("at"),
-)
-_said_in = _said.where(_turn.c.scope_id == sa.bindparam("id"), _turn.c.id == sa.bindparam("record"))
-_written = sa.select(schema.version.c.text).where(
-    schema.version.c.scope_id == sa.bindparam("id"),
-    schema.version.c.id == sa.bindparam("record"),
-    schema.version.c.version == sa.bindparam("version"),
-)
+_before = _turn.alias("before")
+_version = schema.version
 _entry = schema.entry
 _vector = schema.vector
 _change = schema.change
@@ -91,8 +80,27 @@ def lacking(model: str | sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
     return sa.or_(_entry.c.model.is_(None), _entry.c.model < model, _entry.c.model > model)
 
 
+_written_there = sa.and_(
+    _entry.c.kind != "turn",
+    _version.c.scope_id == _entry.c.scope_id,
+    _version.c.id == _entry.c.record,
+    _version.c.version == _entry.c.version,
+)
+_said_there = sa.and_(_entry.c.kind == "turn", _turn.c.scope_id == _entry.c.scope_id, _turn.c.id == _entry.c.record)
+_said_before = sa.and_(
+    _before.c.scope_id == _turn.c.scope_id,
+    _before.c.chat_id == _turn.c.chat_id,
+    _before.c.position == _turn.c.position - 1,
+)
 _unembedded = (
-    sa.select(_entry.c.record, _entry.c.version, _entry.c.kind)
+    sa.select(_entry.c.record, _entry.c.version, _version.c.text.label("written"))
+    .add_columns(_turn.c.role, _turn.c.speaker, _turn.c.text, _turn.c.said_at)
+    .add_columns(
+        *(_before.c[name].label(f"before_{name}") for name in ("role", "speaker", "text", "said_at", "searchable"))
+    )
+    .select_from(
+        _entry.outerjoin(_version, _written_there).outerjoin(_turn, _said_there).outerjoin(_before, _said_before)
+    )
     .where(_entry.c.scope_id == sa.bindparam("id"), lacking(_serving))
     .order_by(_entry.c.said_at.desc(), _entry.c.position.desc(), _entry.c.record)
     .limit(_limit)
@@ -100,40 +108,27 @@ _unembedded = (
 
 
 def unembedded(conn: sa.Connection, scope_id: int, model: str, limit: int) -> list[tuple[Ref, str]]:
-    found = conn.execute(_unembedded, {"id": scope_id, "model": model, "most": limit}).all()
-    return [(Ref(row.record, row.version), _text(conn, scope_id, row)) for row in found]
+    found = fetch(conn, _unembedded, {"id": scope_id, "model": model, "most": limit})
+    return [(Ref(row.record, row.version), _turn_text(row) if row.written is None else row.written) for row in found]
 
 
-def _text(conn: sa.Connection, scope_id: int, row: rows.Row) -> str:
-    if row.kind == "turn":
-        return _turn_text(conn, scope_id, row.record)
-    at = {"id": scope_id, "record": row.record, "version": row.version}
-    text: str = conn.execute(_written, at).scalar_one()
-    return text
-
-
-def _turn_text(conn: sa.Connection, scope_id: int, record: str) -> str:
+def _turn_text(row: rows.Row) -> str:
     """A turn as it is embedded. In a talk of short turns one is understood with what the other said just before: "Yes,
     last May" by itself is near to no question. A long answer before it would drown it."""
-    said = conn.execute(_said_in, {"id": scope_id, "record": record}).one()
-    text = rows.embedded_text(said.role, said.speaker, said.text)
-    if estimate_tokens(said.text) > SHORT:
+    text = rows.embedded_text(row.role, row.speaker, row.text)
+    if row.before_text is None or estimate_tokens(row.text) > SHORT or not _belongs(row):
         return text
-    place = {"chat": said.chat_id, "at": said.position - 1}
-    before = conn.execute(_said_at, {"id": scope_id, **place}).first()
-    if before is None or not _belongs(before, said):
-        return text
-    return f"{rows.labelled(before.speaker, before.text)}\n{text}"
+    return f"{rows.labelled(row.before_speaker, row.before_text)}\n{text}"
 
 
-def _belongs(before: rows.Row, said: rows.Row) -> bool:
+def _belongs(row: rows.Row) -> bool:
     """Whether a turn is understood with the one before it. Of the assistant's turns only questions count: thanks for an
     answer would be found in its place."""
-    if (before.role, before.speaker) == (said.role, said.speaker) or said.said_at - before.said_at > SAME_TALK:
+    if (row.before_role, row.before_speaker) == (row.role, row.speaker) or row.said_at - row.before_said_at > SAME_TALK:
         return False
-    if before.role == "assistant" and not (before.searchable and asks(before.text)):
+    if row.before_role == "assistant" and not (row.before_searchable and asks(row.before_text)):
         return False
-    return estimate_tokens(before.text) <= BEFORE
+    return estimate_tokens(row.before_text) <= BEFORE
 
 
 def vector_counts(conn: sa.Connection, scope_id: int, model: str) -> tuple[int, int]:
