@@ -80,30 +80,37 @@ def lacking(model: str | sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
     return sa.or_(_entry.c.model.is_(None), _entry.c.model < model, _entry.c.model > model)
 
 
-_written_there = sa.and_(
-    _entry.c.kind != "turn",
-    _version.c.scope_id == _entry.c.scope_id,
-    _version.c.id == _entry.c.record,
-    _version.c.version == _entry.c.version,
+_LACKING = ("scope_id", "record", "version", "kind", "said_at", "position")
+_lacking = (  # chosen before their texts are joined: there may be many thousands
+    sa.select(*(_entry.c[name] for name in _LACKING))
+    .where(_entry.c.scope_id == sa.bindparam("id"), lacking(_serving))
+    .order_by(_entry.c.said_at.desc(), _entry.c.position.desc(), _entry.c.record)
+    .limit(_limit)
+    .subquery("lacking")
 )
-_said_there = sa.and_(_entry.c.kind == "turn", _turn.c.scope_id == _entry.c.scope_id, _turn.c.id == _entry.c.record)
+_written_there = sa.and_(
+    _lacking.c.kind != "turn",
+    _version.c.scope_id == _lacking.c.scope_id,
+    _version.c.id == _lacking.c.record,
+    _version.c.version == _lacking.c.version,
+)
+_said_there = sa.and_(
+    _lacking.c.kind == "turn", _turn.c.scope_id == _lacking.c.scope_id, _turn.c.id == _lacking.c.record
+)
 _said_before = sa.and_(
     _before.c.scope_id == _turn.c.scope_id,
     _before.c.chat_id == _turn.c.chat_id,
     _before.c.position == _turn.c.position - 1,
 )
+_BEFORE = ("role", "speaker", "text", "said_at", "searchable")
 _unembedded = (
-    sa.select(_entry.c.record, _entry.c.version, _version.c.text.label("written"))
+    sa.select(_lacking.c.record, _lacking.c.version, _version.c.text.label("written"))
     .add_columns(_turn.c.role, _turn.c.speaker, _turn.c.text, _turn.c.said_at)
-    .add_columns(
-        *(_before.c[name].label(f"before_{name}") for name in ("role", "speaker", "text", "said_at", "searchable"))
-    )
+    .add_columns(*(_before.c[name].label(f"before_{name}") for name in _BEFORE))
     .select_from(
-        _entry.outerjoin(_version, _written_there).outerjoin(_turn, _said_there).outerjoin(_before, _said_before)
+        _lacking.outerjoin(_version, _written_there).outerjoin(_turn, _said_there).outerjoin(_before, _said_before)
     )
-    .where(_entry.c.scope_id == sa.bindparam("id"), lacking(_serving))
-    .order_by(_entry.c.said_at.desc(), _entry.c.position.desc(), _entry.c.record)
-    .limit(_limit)
+    .order_by(_lacking.c.said_at.desc(), _lacking.c.position.desc(), _lacking.c.record)
 )
 
 
