@@ -62,7 +62,7 @@ class Precedence:
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[None]:
-        """A write of a job: gives way, and is one of a few at once."""
+        """A write of a job: gives way, and is one of a few at once. Twenty a second get through however many searches come."""
         async with self._writing:
             await self.give_way()
             yield
