@@ -66,6 +66,27 @@ def test_help_imports_nothing_heavy(args: list[str]) -> None:
     assert ran.stdout.splitlines()[-1] == "[] 0"
 
 
+def test_a_search_does_without_the_llms_client_though_an_llm_is_set(tmp_path: Path) -> None:
+    args = [
+        "--data-dir",
+        str(tmp_path),
+        "--embedder",
+        "none",
+        "--llm-base-url",
+        "http://127.0.0.1:9/v1",
+        "--llm-model",
+        "m",
+    ]
+    script = (
+        "import sys, afterword.cli\n"
+        f"try: afterword.cli.main({['search', 'boats', *args]!r})\n"
+        "except SystemExit as end: code = end.code\n"
+        "print('openai' in sys.modules, code)"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "False 0"
+
+
 def test_every_setting_is_an_option() -> None:
     for name, field in Settings.model_fields.items():
         option = "--" + name.replace("_", "-")
