@@ -223,7 +223,7 @@ def form_of(options: argparse.Namespace) -> Form:
     if options.in_flight:
         changes["in_flight"] = tuple(int(part) for part in options.in_flight.split(","))
     pace = replace(form.pace, searches=options.searches or form.pace.searches, every=options.every or form.pace.every)
-    return Form(**{**form.__dict__, "pace": pace, **changes})
+    return replace(form, pace=pace, **changes)
 
 
 def main(arguments: list[str] | None = None) -> None:

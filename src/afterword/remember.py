@@ -204,10 +204,12 @@ def _judged(entry: Entry, turn: Turn | None, talk: Talk, policy: Policy) -> tupl
     if turn is None:
         return [], "rests on no turn of a person"
     # A record under a kind that has none: the kind is a slip where the turn has the form of telling something.
-    own = [] if entry.write else _own_words(entry, turn, talk, policy)
-    if not entry.write and not (entry.text and own):
-        return [], "not kept"
-    kind = entry.kind if entry.write else str(own[0].metadata["kind"])
+    kind: str = entry.kind
+    if not entry.write:
+        own = _own_words(entry, turn, talk, policy)
+        if not (entry.text and own):
+            return [], "not kept"
+        kind = str(own[0].metadata["kind"])
     text = tidied(absolute(entry.text, local_time(turn.said_at, turn.utc_offset)))
     wrong = objection(text, turn, talk)
     if not wrong:

@@ -21,7 +21,7 @@ from afterword.ports import Desk, Policy
 from afterword.settings import Settings, load_settings
 from afterword.status import status_of
 
-__all__ = ["Around", "Parts", "open_memory", "warm_up"]
+__all__ = ["Around", "Parts", "open_memory", "warm_models"]
 
 if TYPE_CHECKING:
     from afterword.context.briefing import Briefing
@@ -72,7 +72,7 @@ async def open_memory(
         yield await _wire(chosen, parts, run_worker, stack)
 
 
-async def warm_up(memory: AsyncMemory) -> None:
+async def warm_models(memory: AsyncMemory) -> None:
     """Load what the first call to a model needs: for a server, after it is ready."""
     from afterword.llms.client import load_client
 

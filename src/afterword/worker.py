@@ -298,15 +298,14 @@ class Worker:
         for _ in range(CONFLICTS):
             await self.precedence.give_way()
             plan = await step.decide(job, desk)
-            try:
-                async with self.precedence.writing():
-                    await self._ledger.apply(job, plan)
-            except VersionConflict:
-                continue
-            break
-        else:
-            # somebody keeps editing what this would revise: theirs stands, the rest of the plan is kept
-            await self._ledger.apply(job, replace(plan, changes=await self._without_stale(job.scope, plan)))
+            with suppress(VersionConflict):
+                return await self._apply(job, plan)
+        # somebody keeps editing what this would revise: theirs stands, the rest of the plan is kept
+        return await self._apply(job, replace(plan, changes=await self._without_stale(job.scope, plan)))
+
+    async def _apply(self, job: Job, plan: Plan) -> None:
+        async with self.precedence.writing():
+            await self._ledger.apply(job, plan)
         self.mark_dirty(job.scope)
 
     async def _without_stale(self, scope: Scope, plan: Plan) -> tuple[Change, ...]:

@@ -119,7 +119,7 @@ async def _keep_house(
     opening: Opening | None,
 ) -> None:
     """Build the application and open the memory while the door says "starting"; keep both until the stop."""
-    from afterword.wiring import open_memory, warm_up
+    from afterword.wiring import open_memory, warm_models
 
     app = await asyncio.to_thread(_build, settings, holder, page)
     async with app.router.lifespan_context(app), (opening or open_memory)(settings) as memory:
@@ -132,7 +132,7 @@ async def _keep_house(
             ]
             door.open(app)
             ready()
-            await warm_up(memory)
+            await warm_models(memory)
             await holder.closing.wait()
             for task in beside:
                 task.cancel()

@@ -11,13 +11,12 @@ from __future__ import annotations
 import json
 from collections import namedtuple
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from afterword.ledger.schema import EPOCH, Moment
+from afterword.ledger.schema import Moment, moment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -70,9 +69,5 @@ def _packed(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
 
 def _mend_of(kind: sa.types.TypeEngine[Any]) -> Callable[[Any], Any] | None:
     if isinstance(kind, Moment):
-        return _moment
+        return moment
     return float if isinstance(kind, sa.Float) else None
-
-
-def _moment(microseconds: int) -> Any:
-    return EPOCH + timedelta(microseconds=microseconds)

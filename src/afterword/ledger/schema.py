@@ -22,6 +22,11 @@ YES = sa.literal_column("1", sa.Integer)
 NO = sa.literal_column("0", sa.Integer)
 
 
+def moment(microseconds: int) -> datetime:
+    """What a `Moment` is stored as, read back."""
+    return EPOCH + timedelta(microseconds=microseconds)
+
+
 class Moment(sa.types.TypeDecorator[datetime]):
     """An aware datetime, stored as whole microseconds since 1970: exact and sortable on every database."""
 
@@ -32,7 +37,7 @@ class Moment(sa.types.TypeDecorator[datetime]):
         return None if value is None else (value - EPOCH) // timedelta(microseconds=1)
 
     def process_result_value(self, value: Any | None, dialect: sa.Dialect) -> datetime | None:
-        return None if value is None else EPOCH + timedelta(microseconds=value)
+        return None if value is None else moment(value)
 
 
 metadata = sa.MetaData()

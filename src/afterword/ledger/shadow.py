@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -80,11 +80,15 @@ def lacking(model: str | sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
     return sa.or_(_entry.c.model.is_(None), _entry.c.model < model, _entry.c.model > model)
 
 
+def _newest_first(of: sa.FromClause) -> tuple[sa.ColumnElement[Any], ...]:
+    return of.c.said_at.desc(), of.c.position.desc(), of.c.record
+
+
 _LACKING = ("scope_id", "record", "version", "kind", "said_at", "position")
 _lacking = (  # chosen before their texts are joined: there may be many thousands
     sa.select(*(_entry.c[name] for name in _LACKING))
     .where(_entry.c.scope_id == sa.bindparam("id"), lacking(_serving))
-    .order_by(_entry.c.said_at.desc(), _entry.c.position.desc(), _entry.c.record)
+    .order_by(*_newest_first(_entry))
     .limit(_limit)
     .subquery("lacking")
 )
@@ -110,7 +114,7 @@ _unembedded = (
     .select_from(
         _lacking.outerjoin(_version, _written_there).outerjoin(_turn, _said_there).outerjoin(_before, _said_before)
     )
-    .order_by(_lacking.c.said_at.desc(), _lacking.c.position.desc(), _lacking.c.record)
+    .order_by(*_newest_first(_lacking))
 )
 
 

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from afterword.errors import EpochChanged, InvalidInput
 from afterword.language.tokens import TOKENIZER_VERSION
 from afterword.ledger import dialect, erase, jobs, rows, schema, turn_reads
+from afterword.ledger.packed import fetch
 from afterword.ledger.tx import Held, Tx, chunks
 from afterword.ports import Opening
 from afterword.records import Turn
@@ -124,7 +125,7 @@ def known_turns(conn: sa.Connection, scope_id: int, new: Sequence[Prepared]) -> 
     """Of those that come with an id of their own, the ones that are there."""
     found: dict[str, Turn] = {}
     for part in chunks([one.id for one in new if one.new.turn_id is not None]):
-        found.update((row.id, rows.turn_from(row)) for row in conn.execute(_known, {"scope": scope_id, "ids": part}))
+        found.update((row.id, rows.turn_from(row)) for row in fetch(conn, _known, {"scope": scope_id, "ids": part}))
     return found
 
 

@@ -165,8 +165,10 @@ class OpenAILLM:
                 return cast("ChatCompletion", answer)
 
     async def _explained(self, error: Exception) -> AfterwordError:
+        from openai import NotFoundError
+
         told = explained(error, self._service)
-        if getattr(error, "status_code", 0) == 404 and isinstance(told, Outage) and "_MODEL" in told.fix:
+        if isinstance(error, NotFoundError) and isinstance(told, Outage) and "_MODEL" in told.fix:
             names = await self._names()
             if names:
                 told.fix += f": {', '.join(names)}"
